@@ -1,0 +1,53 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer: they set up .venv by themselves.
+.PHONY: help setup demo test check lint layers types generated lock bench soak clean
+
+BIN = .venv/bin
+
+help:
+	@echo "make demo    start a cluster, store a real tree and a 1 GiB file, kill two daemons, read all back"
+	@echo "make test    all tests"
+	@echo "make check   lint, layers, types, generated code, and make test"
+	@echo "make soak    power cuts on a real file system, under load; needs root"
+	@echo "make bench   measure this machine's limits, a local cluster, and one with a slow device"
+	@echo "make lock    renew requirements.lock from requirements-dev.in"
+
+setup:
+	@tools/setup.sh
+
+demo: setup
+	$(BIN)/python bench/demo.py
+
+test: setup
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+check: setup lint layers types generated test
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+layers: setup
+	$(BIN)/lint-imports
+
+types: setup
+	$(BIN)/mypy -p reedbed
+
+generated: setup
+	tools/protos.sh --check
+
+# Not named test_*.py, so that `make test` passes them over
+soak: setup
+	$(BIN)/pytest -s tests/soak/power_cut.py tests/soak/moments.py
+
+bench: setup
+	$(BIN)/python bench/limits.py
+	$(BIN)/python bench/objects.py
+	$(BIN)/python bench/slow.py
+
+lock: setup
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --no-annotate --upgrade requirements-dev.in -o requirements.lock
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
