@@ -1,0 +1,67 @@
+"""Limits and defaults, named once; relations between them are asserted here when the module is loaded."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+# Names and objects
+BUCKET_NAME_MIN: Final = 3
+BUCKET_NAME_MAX: Final = 63
+KEY_MAX: Final = 1024  # bytes of UTF-8
+METADATA_MAX: Final = 8 * KIB  # all names and values of one version together, bytes
+CONTENT_TYPE_MAX: Final = 256
+OBJECT_MAX: Final = 1 << 50
+
+# Coding
+K_MAX: Final = 32
+M_MAX: Final = 8
+POSITIONS_MAX: Final = 40
+BLOCK: Final = 64 * KIB  # unit of checksums
+SHARD_MAX: Final = GIB  # what the format can say
+SHARD_DEFAULT: Final = 4 * MIB
+SMALL_SHARD: Final = 64 * KIB  # one data shard more for each of these, up to k
+
+# Transport
+PROTOCOL_VERSION: Final = 1
+CHUNK: Final = MIB  # a piece of a large payload
+HEADER_MAX: Final = 4 * MIB  # of one call
+PAYLOAD_MAX: Final = 64 * MIB  # of one call, each way
+WINDOW: Final = 64 * MIB  # byte credits of a lane, each way; a call's payload is admitted whole
+MESSAGE_MAX: Final = 8 * MIB  # of one gRPC message
+CALLS_MAX: Final = 1024  # calls under way in one lane
+LANES_MAX: Final = 256  # lanes that one daemon serves
+
+# Catalog
+PAGE_MAX: Final = 1000  # rows of one page of a listing
+COMMIT_OPS_MAX: Final = 1000  # operations of one commit call
+SLICES_INLINE_MAX: Final = 64  # slices kept within a version's own record
+SLICES_CHUNK: Final = 256  # slices of one chunk row
+SLICES_PER_COMMIT: Final = 4096  # a longer object registers its extents with an upload first
+ID_BLOCK_IDS: Final = 1 << 20  # ids of one leased block
+HORIZON_LAG_S: Final = 15 * 60.0
+UPLOAD_IDLE_S: Final = 7 * 24 * 3600.0
+LOG_WAIT_MAX_S: Final = 60.0
+
+# Cluster
+PGS_PER_DEVICE: Final = 100  # and profile
+DEVICES_MAX: Final = 10_000
+HEARTBEAT_S: Final = 1.0
+DOWN_AFTER_S: Final = 5.0
+OUT_AFTER_S: Final = 600.0
+DELETE_GRACE_S: Final = 24 * 3600.0
+READ_DEADLINE_MAX_S: Final = 3600.0
+
+# Ports and addresses
+DEFAULT_PORT: Final = 7300
+DEFAULT_ENDPOINT: Final = f"127.0.0.1:{DEFAULT_PORT}"
+
+assert K_MAX + M_MAX <= POSITIONS_MAX
+assert SHARD_DEFAULT <= PAYLOAD_MAX <= WINDOW
+assert CHUNK + HEADER_MAX < MESSAGE_MAX
+assert DOWN_AFTER_S > 2 * HEARTBEAT_S
+assert OUT_AFTER_S > 2 * DOWN_AFTER_S
+assert DELETE_GRACE_S >= READ_DEADLINE_MAX_S
