@@ -1,0 +1,1 @@
+"""Erasure coding: profiles, codes, cutting and read plans. Pure: no I/O and no clock."""
