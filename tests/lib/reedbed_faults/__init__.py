@@ -1,0 +1,1 @@
+"""Faults for tests: what can happen between two processes."""

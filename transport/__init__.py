@@ -1,0 +1,1 @@
+"""Lanes: multiplexed calls between a client and a daemon."""

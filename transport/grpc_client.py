@@ -1,0 +1,117 @@
+"""Lanes over gRPC, the caller's side: one channel and one bidirectional stream a lane."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from reedbed.common import limits
+from reedbed.common.checksums import Buffer
+from reedbed.common.clock import Deadline
+from reedbed.common.errors import DeadlineExceeded, InvalidArgument, ReedbedError
+from reedbed.protos import lane_pb2
+from reedbed.transport.ends import MuxLane
+from reedbed.transport.greeting import SOFTWARE, check_hello, parse_hello
+from reedbed.transport.statuses import error_from_status
+from reedbed.transport.sums import sealed
+from reedbed.transport.tls import TlsConfig
+
+SERVICE: Final = "reedbed.v1.Reedbed"
+HELLO: Final = f"/{SERVICE}/Hello"
+LANE: Final = f"/{SERVICE}/Lane"
+
+KEEPALIVE_MS: Final = 10_000
+KEEPALIVE_TIMEOUT_MS: Final = 5_000
+
+CLIENT_OPTIONS: Final[list[tuple[str, Any]]] = [
+    ("grpc.max_send_message_length", limits.MESSAGE_MAX),
+    ("grpc.max_receive_message_length", limits.MESSAGE_MAX),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # a new lane is a new connection, not one that has failed before
+]
+
+
+class GrpcConnector:
+    """Opens lanes over gRPC (see Connector in lane.py). Reads no proxy settings from the environment."""
+
+    def __init__(self, *, tls: TlsConfig | None = None, server_name: str | None = None) -> None:
+        """`server_name` is what the daemons' certificates are checked against, if not their host.
+
+        InvalidArgument for TLS files that cannot be read.
+        """
+        self._options = list(CLIENT_OPTIONS)
+        self._credentials: grpc.ChannelCredentials | None = None
+        if tls is not None:
+            ca, cert, key = tls.read()
+            self._credentials = grpc.ssl_channel_credentials(ca, key, cert)
+            if server_name is not None:
+                self._options.append(("grpc.ssl_target_name_override", server_name))
+
+    async def open(self, address: str, *, cluster: bytes, deadline: Deadline) -> MuxLane:
+        """See Connector in lane.py. PermissionDenied and ResourceExhausted where the daemon refuses us."""
+        left = deadline.left()
+        if left == 0.0:
+            raise DeadlineExceeded("no time left to open a lane", where=address)
+        if not address or any(char.isspace() for char in address):
+            raise InvalidArgument(f"not an address: {address!r}", hint="An address reads HOST:PORT or unix:PATH")
+        if self._credentials is None:
+            channel = grpc.aio.insecure_channel(address, options=self._options)
+        else:
+            channel = grpc.aio.secure_channel(address, self._credentials, options=self._options)
+        try:
+            request = lane_pb2.HelloRequest(protocol=limits.PROTOCOL_VERSION, cluster=cluster, software=SOFTWARE)
+            greet: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(HELLO)
+            data = await greet(sealed(request.SerializeToString()), timeout=left)
+            # an answer may end well without a message
+            hello = check_hello(parse_hello(data or b"", address), cluster, address)
+            stream: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(LANE)()
+        except grpc.aio.AioRpcError as error:
+            await channel.close()
+            raise error_from_status(error.code(), error.details(), address) from None
+        except BaseException:
+            await channel.close()
+            raise
+        return MuxLane(hello, _StreamWire(stream, address), address, channel.close)
+
+
+class _StreamWire:
+    """A wire (see ends.py) of a client's stream."""
+
+    def __init__(self, stream: grpc.aio.StreamStreamCall[bytes, bytes], address: str) -> None:
+        self._stream = stream
+        self._address = address
+
+    async def read(self) -> bytes | None:
+        try:
+            data = await self._stream.read()
+            if isinstance(data, bytes):
+                return data
+            code = await self._stream.code()
+            if code is grpc.StatusCode.OK:
+                return None
+            raise error_from_status(code, await self._stream.details(), self._address)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise self._broken(error) from None
+
+    async def write(self, parts: list[Buffer]) -> None:
+        try:
+            await self._stream.write(b"".join(parts))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise await self._ended(error) from None
+
+    async def _ended(self, error: Exception) -> ReedbedError:
+        if isinstance(error, grpc.aio.AioRpcError):
+            return self._broken(error)
+        return error_from_status(await self._stream.code(), await self._stream.details(), self._address)
+
+    def _broken(self, error: Exception) -> ReedbedError:
+        if isinstance(error, grpc.aio.AioRpcError):
+            return error_from_status(error.code(), error.details(), self._address)
+        return error_from_status(grpc.StatusCode.UNAVAILABLE, str(error), self._address)
