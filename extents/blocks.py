@@ -1,0 +1,118 @@
+"""Block tables: what a shard's record says of its blocks, and the rows of it that travel with every read.
+
+A table is a row for each block in order, 8 bytes each, little-endian:
+
+    bytes 0..3    length of the block, 1 to 65,536
+    bytes 4..7    CRC32C of the block, seeded with its place (common/checksums.py)
+
+Rows of an answer have the same form. The first and the last row of a range that begins or ends inside a block stand
+for the part of the block within the range, summed anew with the same seed.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from reedbed.common.checksums import Buffer, block_sum, block_sum_parts
+from reedbed.common.errors import Corrupt
+from reedbed.common.ids import Id
+from reedbed.common.limits import BLOCK
+
+_ROW = struct.Struct("<II")
+ROW_BYTES: Final = _ROW.size
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRows:
+    """Rows of one shard's table: of blocks `first_block` and on, whose bytes begin at `offset` of the shard."""
+
+    shard: int
+    first_block: int
+    offset: int
+    rows: tuple[tuple[int, int], ...]  # (length, sum)
+
+    @property
+    def end(self) -> int:
+        """Where the last row's bytes end in the shard."""
+        return self.offset + sum(length for length, _ in self.rows)
+
+
+def pack_table(rows: Iterable[tuple[int, int]]) -> bytes:
+    """The table of (length, sum) rows."""
+    return b"".join(_ROW.pack(length, value) for length, value in rows)
+
+
+def unpack_table(table: bytes) -> tuple[tuple[int, int], ...]:
+    """The rows of a table; Corrupt if it is cut short or a block has no bytes or too many."""
+    if len(table) % ROW_BYTES:
+        raise Corrupt(f"block table of {len(table)} bytes is not made of whole rows")
+    rows = tuple(_ROW.iter_unpack(table))
+    for length, _ in rows:
+        if not 1 <= length <= BLOCK:
+            raise Corrupt(f"block table with a block of {length} bytes")
+    return rows
+
+
+def build_table(extent: Id, shard: int, parts: Sequence[Buffer], borders: Sequence[int]) -> bytes:
+    """The table of a shard whose bytes lie in `parts`, cut into blocks of the lengths `borders`.
+
+    The lengths must add up to those of the parts, which must have bytes as items.
+    """
+    if len(parts) == 1:
+        view = memoryview(parts[0])
+        rows = []
+        at = 0
+        for block, length in enumerate(borders):
+            rows.append((length, block_sum(extent, shard, block, view[at : at + length])))
+            at += length
+        assert at == len(view), "borders do not add up to the shard"
+        return pack_table(rows)
+    cuts = _Cuts(parts)
+    table = pack_table(
+        (length, block_sum_parts(extent, shard, block, cuts.take(length))) for block, length in enumerate(borders)
+    )
+    assert cuts.at_end(), "borders do not add up to the shard"
+    return table
+
+
+def verify_rows(extent: Id, rows: BlockRows, data: Buffer) -> int | None:
+    """The number of the first block whose bytes are wrong, None if all are right.
+
+    `data` holds the bytes from `rows.offset` to `rows.end`.
+    """
+    view = memoryview(data)
+    shard = rows.shard
+    at = 0
+    for block, (length, value) in enumerate(rows.rows, rows.first_block):
+        if block_sum(extent, shard, block, view[at : at + length]) != value:
+            return block
+        at += length
+    return None if at == len(view) else rows.first_block + len(rows.rows)
+
+
+class _Cuts:
+    """Takes bytes off the front of several buffers, as views."""
+
+    def __init__(self, parts: Sequence[Buffer]) -> None:
+        self._parts = [memoryview(part) for part in parts if len(part)]
+        self._part = 0
+        self._at = 0
+
+    def take(self, length: int) -> list[memoryview]:
+        taken: list[memoryview] = []
+        while length and self._part < len(self._parts):
+            piece = self._parts[self._part][self._at : self._at + length]
+            taken.append(piece)
+            length -= len(piece)
+            self._at += len(piece)
+            if self._at == len(self._parts[self._part]):
+                self._part += 1
+                self._at = 0
+        assert length == 0, "borders reach past the shard"
+        return taken
+
+    def at_end(self) -> bool:
+        return self._part == len(self._parts)

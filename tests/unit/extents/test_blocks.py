@@ -1,0 +1,67 @@
+"""Block tables: to bytes and back, over parts, and every altered byte is found."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reedbed.common.checksums import block_sum
+from reedbed.common.errors import Corrupt
+from reedbed.common.ids import Id
+from reedbed.extents.blocks import BlockRows, build_table, pack_table, unpack_table, verify_rows
+
+EXTENT = Id(bytes(range(16)))
+borders_of = st.lists(st.integers(1, 50), min_size=1, max_size=8)
+
+
+@given(st.lists(st.tuples(st.integers(1, 65_536), st.integers(0, 2**32 - 1)), max_size=20))
+def test_tables_come_back(rows):
+    assert unpack_table(pack_table(rows)) == tuple(rows)
+
+
+def test_a_table_to_the_byte():
+    assert pack_table([(65_536, 0x01020304)]) == bytes([0, 0, 1, 0, 4, 3, 2, 1])
+
+
+@pytest.mark.parametrize("table", [b"1234567", pack_table([(0, 1)]), pack_table([(65_537, 1)]), b"\xff" * 8])
+def test_bad_tables(table):
+    with pytest.raises(Corrupt):
+        unpack_table(table)
+
+
+@given(borders_of, st.data())
+@settings(max_examples=100)
+def test_parts_do_not_matter(borders, data):
+    content = data.draw(st.binary(min_size=sum(borders), max_size=sum(borders)))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=5)))
+    parts = [content[a:b] for a, b in zip([0, *cuts], [*cuts, len(content)], strict=True)]
+    table = build_table(EXTENT, 3, parts, borders)
+    assert table == build_table(EXTENT, 3, [content], borders)
+    expected, at = [], 0
+    for block, length in enumerate(borders):
+        expected.append((length, block_sum(EXTENT, 3, block, content[at : at + length])))
+        at += length
+    assert unpack_table(table) == tuple(expected)
+
+
+@given(borders_of, st.data())
+@settings(max_examples=100)
+def test_the_first_bad_block_is_found(borders, data):
+    content = bytearray(data.draw(st.binary(min_size=sum(borders), max_size=sum(borders))))
+    rows = BlockRows(3, 0, 0, unpack_table(build_table(EXTENT, 3, [bytes(content)], borders)))
+    assert rows.end == len(content)
+    assert verify_rows(EXTENT, rows, content) is None
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    block = next(i for i in range(len(borders)) if place < sum(borders[: i + 1]))
+    assert verify_rows(EXTENT, rows, content) == block
+
+
+def test_right_bytes_in_the_wrong_place_do_not_pass():
+    rows = unpack_table(build_table(EXTENT, 3, [b"abcabc"], [3, 3]))
+    assert verify_rows(EXTENT, BlockRows(3, 0, 0, rows), b"abcabc") is None
+    assert verify_rows(EXTENT, BlockRows(2, 0, 0, rows), b"abcabc") == 0
+    assert verify_rows(EXTENT, BlockRows(3, 1, 0, rows), b"abcabc") == 1
+    assert verify_rows(EXTENT, BlockRows(3, 0, 0, rows), b"abcabcd") == 2
+    assert verify_rows(EXTENT, BlockRows(3, 0, 0, rows), b"abcab") == 1
