@@ -1,0 +1,1 @@
+"""The storage daemon: the shard store on disk and the service that exposes it."""

@@ -1,0 +1,74 @@
+"""The cluster as the extents room wants to see it, from within a storaged: for the worker that rebuilds extents."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+
+from reedbed.common.checksums import Buffer
+from reedbed.common.clock import Clock, Deadline
+from reedbed.common.errors import Unavailable
+from reedbed.common.ids import Id
+from reedbed.common.metrics import Metrics
+from reedbed.extents.latency import LatencyBook
+from reedbed.protos.types import ClusterMap, Device
+from reedbed.transport.lane import Reply
+from reedbed.transport.pool import LanePool
+
+
+class StorageAccess:
+    """A ClusterAccess. `fetch` asks the catalog for the map, `known` gives the one at hand."""
+
+    def __init__(
+        self,
+        pool: LanePool,
+        known: Callable[[], ClusterMap | None],
+        fetch: Callable[[], Awaitable[None]],
+        clock: Clock,
+    ) -> None:
+        self._pool = pool
+        self._known = known
+        self._fetch = fetch
+        self.clock = clock
+        self.metrics = Metrics()
+        self.rng = random.Random()
+        self.latency = LatencyBook()
+
+    @property
+    def map(self) -> ClusterMap:
+        """The newest map at hand; Unavailable before the first one came."""
+        map_ = self._known()
+        if map_ is None:
+            raise Unavailable("the cluster map is not known yet")
+        return map_
+
+    def log_position(self) -> tuple[int, int]:
+        """None is known here: the shards that are rebuilt say nothing new of the log."""
+        return 0, 0
+
+    async def refresh(self, newer_than: int, deadline: Deadline) -> ClusterMap:
+        """The catalog's present map, asked for if the one at hand is not newer than that epoch."""
+        map_ = self._known()
+        if map_ is None or map_.epoch <= newer_than:
+            deadline.check("asking for the cluster map")
+            await self._fetch()
+        return self.map
+
+    async def call(
+        self,
+        device: Device,
+        method: str,
+        header: bytes,
+        payload: Sequence[Buffer] = (),
+        *,
+        deadline: Deadline,
+        into: memoryview | None = None,
+    ) -> Reply:
+        """One call to the storaged that serves a device."""
+        return await self._pool.call(
+            device.address, method, header, payload, deadline=deadline, into=into, epoch=self.map.epoch
+        )
+
+    async def new_id(self, deadline: Deadline) -> Id:
+        """Nothing that a storaged does by itself makes an extent."""
+        raise Unavailable("a storaged names no extents", retryable=False)

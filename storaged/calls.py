@@ -1,0 +1,165 @@
+"""What the shard store takes and gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from reedbed.common.checksums import Buffer
+from reedbed.common.clock import Deadline
+from reedbed.common.ids import Id
+from reedbed.storaged.record import Row, Table
+
+
+@dataclass(frozen=True, slots=True)
+class PutShard:
+    """One shard to store.
+
+    table: (length, sum) of each block in order; lengths are 1 to 64 KiB and add up to the payload.
+    payload: the bytes, in any number of buffers, which must not change until the put is done.
+    data_tables: in a parity shard (index >= k) the tables of all k data shards, empty ones included; else nothing.
+    log_term, log_seq: the highest log position that the writer knows.
+    deadline: after it a put that is not appended yet is dropped with DeadlineExceeded.
+    """
+
+    extent: Id
+    index: int
+    k: int
+    m: int
+    pg: int
+    generation: int
+    table: Table
+    payload: Sequence[Buffer]
+    data_tables: Sequence[Table] = ()
+    log_term: int = 0
+    log_seq: int = 0
+    deadline: Deadline | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadShard:
+    """A range of one shard.
+
+    data_rows_of: data shards whose block rows a parity shard is asked for, over the range, or over `rows_range`
+    (offset, length) where that is given (with length 0 no bytes are read, only rows).
+    """
+
+    extent: Id
+    index: int
+    offset: int
+    length: int
+    data_rows_of: Sequence[int] = ()
+    rows_range: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DataRow:
+    """One block of a data shard, as a parity shard's record knows it: its place within that shard, length and sum."""
+
+    block: int
+    offset: int
+    length: int
+    sum: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadResult:
+    """Bytes of a range and the rows that cover exactly them.
+
+    rows: the first belongs to block `first_block` and begins at byte `offset` of the shard. The row of a piece of a
+    block has the piece's length and a sum of the piece alone, seeded with the block's place.
+    data_rows: for each data shard that was asked for, the whole blocks that overlap the range.
+    shard_length: of the shard's payload, bytes.
+    """
+
+    extent: Id
+    index: int
+    offset: int
+    data: Buffer
+    first_block: int
+    rows: list[Row]
+    shard_length: int
+    generation: int
+    data_rows: dict[int, list[DataRow]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveOrder:
+    """An order to remove a shard that was put under this generation of its PG or an older one."""
+
+    extent: Id
+    index: int
+    pg: int
+    generation: int
+
+
+class Removal(Enum):
+    """What an order did: removed now, nothing there (or not any more), or kept: of a later generation or another PG."""
+
+    REMOVED = "removed"
+    UNKNOWN = "unknown"
+    KEPT = "kept"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """One row of a listing."""
+
+    extent: Id
+    index: int
+    k: int
+    m: int
+    pg: int
+    generation: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A shard whose bytes no longer match. block: the bad one, -1 if the record itself is bad. when: wall time.
+
+    segment, offset: where its record lies.
+    """
+
+    extent: Id
+    index: int
+    block: int
+    when: float
+    segment: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BadRegion:
+    """Bytes of a segment that are no record, or too few bytes where a record was. when: wall time.
+
+    settled: a whole pass of the scrubber has seen to what lay in it.
+    """
+
+    segment: int
+    offset: int
+    length: int
+    when: float
+    settled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """The state of a device. Bytes: `used` by shards and their records, `free` for new ones, `capacity` in all."""
+
+    device: str
+    cluster: str
+    incarnation: int
+    term: int
+    used: int
+    free: int
+    capacity: int
+    shards: int
+    segments: int
+    damaged: int
+    bad_regions: int
+    failed: str
+    log_position: tuple[int, int]
+    queued_bytes: int
+    counters: dict[str, int]

@@ -1,0 +1,166 @@
+"""The worker: carries out the planner's tasks, "make this extent be as planned", and reports what became of them.
+
+Invariants:
+- A task is reported once it has ended, and again until the catalog has answered; what was not reported is given again.
+- Tasks under way hold at most MEMORY bytes together, or there is only one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from reedbed.common import logs
+from reedbed.common.clock import Deadline
+from reedbed.common.errors import ReedbedError
+from reedbed.common.limits import MIB
+from reedbed.extents.context import ClusterAccess
+from reedbed.extents.rebuild import memory_of, rebuild_extent
+from reedbed.protos import catalog_pb2
+from reedbed.protos.convert import extent_from_message
+from reedbed.storaged.politeness import Foreground, Politeness
+
+MEMORY: Final = 96 * MIB
+AT_ONCE: Final = 16  # tasks
+WAITING: Final = 64  # tasks that are kept at hand
+REPORT_S: Final = 0.5  # results wait no longer
+TASK_S: Final = 60.0
+IDLE_S: Final = 2.0  # between calls that bring nothing while tasks are said to wait
+
+log = logs.get("storaged.worker")
+
+Exchange = Callable[[catalog_pb2.TasksRequest], Awaitable[catalog_pb2.TasksReply]]
+
+
+class Worker:
+    """One for a process. `numbers` gives its devices; `work` is set while the catalog has tasks for them."""
+
+    def __init__(
+        self,
+        access: ClusterAccess,
+        exchange: Exchange,
+        numbers: Callable[[], Sequence[int]],
+        work: asyncio.Event,
+        foreground: Foreground,
+    ) -> None:
+        self._access = access
+        self._exchange = exchange
+        self._numbers = numbers
+        self._work = work
+        self._foreground = foreground
+        self._boot = secrets.randbits(63)
+        self._politeness = Politeness(MIB, MIB)
+        self._waiting: deque[catalog_pb2.Task] = deque()
+        self._results: list[catalog_pb2.TaskResult] = []
+        self._running: set[asyncio.Task[None]] = set()
+        self._memory = 0
+        self._alone = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        try:
+            while True:
+                if not self._waiting and not self._running and not self._results:
+                    await self._work.wait()
+                try:
+                    await self._turn()
+                except ReedbedError as error:
+                    log.warning("no tasks: %s", error)
+                    await asyncio.sleep(IDLE_S)
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _turn(self) -> None:
+        """One call for tasks, and work until the next one is due."""
+        brought = await self._ask()
+        due = self._now() + REPORT_S
+        while True:
+            self._start()
+            left = due - self._now()
+            low = len(self._waiting) < WAITING // 4
+            if left <= 0 or (low and len(self._results) >= WAITING // 4):
+                return
+            if not self._running:
+                break
+            await asyncio.wait(self._running, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if not brought and not self._results:
+            self._work.clear()  # the next heartbeat's answer sets it again
+            await asyncio.sleep(0)
+
+    async def _ask(self) -> int:
+        """Reports, and takes tasks; returns how many came."""
+        results = list(self._results)
+        request = catalog_pb2.TasksRequest(
+            devices=self._numbers(), boot=self._boot, results=results, room=max(0, WAITING - len(self._waiting))
+        )
+        reply = await self._exchange(request)
+        del self._results[: len(results)]
+        if reply.floor and reply.ceiling:
+            self._politeness.floor, self._politeness.ceiling = reply.floor, reply.ceiling
+        self._waiting.extend(reply.tasks)
+        return len(reply.tasks)
+
+    def _start(self) -> None:
+        while self._waiting and len(self._running) < AT_ONCE:
+            message = self._waiting[0]
+            size = memory_of(message.extent.lengths, len(message.positions))
+            if self._running and self._memory + size > MEMORY:
+                return
+            self._waiting.popleft()
+            self._memory += size
+            task = asyncio.get_running_loop().create_task(self._carry_out(message, size))
+            self._running.add(task)
+            task.add_done_callback(lambda task, extent_id=message.extent.id: self._ended(task, extent_id))  # type: ignore[misc]
+
+    async def _carry_out(self, message: catalog_pb2.Task, size: int) -> None:
+        try:
+            if self._politeness.alone(self._share()):
+                async with self._alone:
+                    await self._one(message)
+            else:
+                await self._one(message)
+        finally:
+            self._memory -= size
+
+    def _ended(self, task: asyncio.Task[None], extent_id: bytes) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            log.error("a task failed", exc_info=bug)
+            self._results.append(catalog_pb2.TaskResult(extent=extent_id, error=f"the worker failed: {bug!r}"))
+
+    async def _one(self, message: catalog_pb2.Task) -> None:
+        deadline = Deadline(TASK_S, self._access.clock)
+        began = self._now()
+        try:
+            extent = extent_from_message(message.extent)
+            if self._access.map.epoch < message.epoch:
+                await self._access.refresh(message.epoch - 1, deadline)
+            done = await rebuild_extent(self._access, extent, message.positions, deadline, self._pace)
+        except ReedbedError as error:
+            self._results.append(catalog_pb2.TaskResult(extent=message.extent.id, error=str(error)))
+            return
+        if done.error:
+            log.warning("an extent is not as planned yet: %s", done.error)
+        acks = [
+            catalog_pb2.Ack(position=ack.position, device=ack.device, incarnation=ack.incarnation) for ack in done.acks
+        ]
+        self._results.append(catalog_pb2.TaskResult(extent=message.extent.id, acks=acks, error=done.error))
+        pause = self._politeness.pause_after(self._now() - began, done.written, self._share(), message.urgent)
+        if pause:
+            await asyncio.sleep(pause)
+
+    async def _pace(self, size: int) -> None:
+        wait = self._politeness.wait_for(size, self._now())
+        if wait:
+            await asyncio.sleep(wait)
+
+    def _share(self) -> float:
+        return self._foreground.share(self._now())
+
+    def _now(self) -> float:
+        return self._access.clock.monotonic()

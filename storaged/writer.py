@@ -1,0 +1,309 @@
+"""The one thread of a device that appends: it takes all that waits, writes it at once, syncs once, and answers.
+
+Invariants
+- An operation is answered with success only after the fdatasync that covers its record; only then the book has it.
+- A batch lies in one segment. Before a segment is made, everything in its predecessor is synced.
+- After a failed write or sync of the disk (other than a full one) nothing is written any more by this process, and what
+  waited is answered with DeviceFailed: a second sync that succeeds would prove nothing.
+- A full disk changes nothing: what was written of the batch is cut off or written over.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Final
+
+from reedbed.common.clock import Deadline
+from reedbed.common.errors import DeadlineExceeded, DeviceFailed, ReedbedError, ResourceExhausted, Unavailable
+from reedbed.common.limits import MIB
+from reedbed.common.metrics import Metrics
+from reedbed.storaged.batch import Batch, Carry, NewShard, Operation, Put, Remove, View, disk_full, refuse
+from reedbed.storaged.book import Book
+from reedbed.storaged.calls import Removal
+from reedbed.storaged.damage import DamageLog
+from reedbed.storaged.disk import Disk
+from reedbed.storaged.entries import Entry, Position, split_key
+from reedbed.storaged.generations import Generations
+from reedbed.storaged.record import SEGMENT_HEADER, padded
+from reedbed.storaged.reserve import NO_ROOM
+from reedbed.storaged.segments import SegmentPool, make_segment
+
+BATCH_BYTES: Final = 32 * MIB  # a batch takes no further operation from here on
+BATCH_OPERATIONS: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the writer works with. `room`: bytes that puts may take now. `release_reserve`: gives room back."""
+
+    disk: Disk
+    pool: SegmentPool
+    book: Book
+    view: View
+    generations: Generations
+    damage: DamageLog
+    metrics: Metrics
+    device: bytes
+    salt: bytes
+    room: Callable[[], int]
+    release_reserve: Callable[[], None]
+    on_failed: Callable[[str], None]
+    on_removed: Callable[[list[Entry]], None]
+    on_batch: Callable[[], None]
+
+
+class Writer:
+    """The queue and the thread of one device."""
+
+    def __init__(
+        self, tools: Tools, end: Position, *, sealed: bool, failed: str, segment_bytes: int, queue_bytes: int
+    ) -> None:
+        """`end` is where the next record goes, `sealed`: in a new segment; `failed` is why it never writes."""
+        self._tools = tools
+        self._end = end
+        self._sealed = sealed
+        self._segment_bytes = segment_bytes
+        self._queue_bytes = queue_bytes
+        self._changed = threading.Condition()
+        self._queue: deque[Operation] = deque()
+        self._queued = 0
+        self._closing = False
+        self._failed = failed
+        self._thread = threading.Thread(target=self._run, name="shard-writer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def failed(self) -> str:
+        """Why the device takes no more writes, or the empty string."""
+        return self._failed
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._queued
+
+    @property
+    def end(self) -> Position:
+        """Everything below is durable, and in the book as seen while `book.changing` is held."""
+        return self._end
+
+    def submit(self, operation: Operation) -> None:
+        """Queue an operation. DeviceFailed, Unavailable when closing, ResourceExhausted when too much waits."""
+        with self._changed:
+            if self._failed:
+                raise self._device_failed()
+            if self._closing:
+                raise Unavailable("the device is being closed")
+            if self._queued and self._queued + operation.size > self._queue_bytes and isinstance(operation, Put):
+                raise ResourceExhausted(
+                    "too many bytes wait to be written to the device", hint="Try again, or write less at once"
+                )
+            self._queue.append(operation)
+            self._queued += operation.size
+            self._changed.notify()
+
+    def forget_cancelled(self, future: Future[bool]) -> None:
+        """Lets go of the operation of this future, if it was cancelled."""
+        if not future.cancelled():
+            return
+        with self._changed:
+            for operation in self._queue:
+                if operation.future is future:
+                    self._queue.remove(operation)
+                    self._queued -= operation.size
+                    return
+
+    def stop(self, *, drain: bool = True) -> None:
+        """Write what waits, or with drain=False refuse it, and end the thread."""
+        with self._changed:
+            self._closing = True
+            dropped = [] if drain else self._take_all()
+            self._changed.notify()
+        refuse(_running(dropped), Unavailable("the device was closed"))
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def fail(self, reason: str) -> None:
+        """Take no more writes, ever; what waits is answered with DeviceFailed."""
+        with self._changed:
+            if self._failed:
+                return
+            self._failed = reason
+            dropped = self._take_all()
+            self._changed.notify()
+        refuse(_running(dropped), self._device_failed())
+        self._tools.on_failed(reason)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._queue and not self._closing:
+                    self._changed.wait()
+                if not self._queue:
+                    return
+                batch: list[Operation] = []
+                size = 0
+                while self._queue and size < BATCH_BYTES and len(batch) < BATCH_OPERATIONS:
+                    operation = self._queue.popleft()
+                    batch.append(operation)
+                    size += operation.size
+                self._queued -= size
+            operations = _running(batch)
+            del batch
+            if operations:
+                try:
+                    self._commit(operations)
+                except BaseException:
+                    # a bug of ours: nobody may wait for a thread that is gone
+                    self._fail_with(operations, "its writer ended unexpectedly")
+                    raise
+            del operations
+            self._tools.on_batch()
+
+    def _commit(self, operations: list[Operation]) -> None:
+        if self._failed:
+            refuse(operations, self._device_failed())
+            return
+        try:
+            self._write(operations)
+        except OSError as error:
+            waiting = [one for one in operations if not one.future.done()]
+            if error.errno not in NO_ROOM:
+                self._fail_with(waiting, f"writing failed: {error.strerror or error}")
+                return
+            self._tools.metrics.add("store.disk_full")
+            refuse([one for one in waiting if isinstance(one, Put)], disk_full(str(self._tools.disk.root)))
+            self._retry([one for one in waiting if not isinstance(one, Put)])
+
+    def _retry(self, operations: list[Operation]) -> None:
+        """Removals on a full disk: the reserve is for them."""
+        if not operations:
+            return
+        try:
+            self._tools.release_reserve()
+            self._write(operations)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                refuse(operations, disk_full(str(self._tools.disk.root)))
+            else:
+                self._fail_with(operations, f"writing failed: {error.strerror or error}")
+
+    def _write(self, operations: Sequence[Operation]) -> None:
+        """Plan, append, sync, apply and answer."""
+        puts = any(isinstance(one, Put) for one in operations)
+        size = sum(one.size for one in operations)
+        if self._sealed or (
+            puts and self._end.offset > SEGMENT_HEADER and self._end.offset + size > self._segment_bytes
+        ):
+            number = self._end.segment + 1
+            make_segment(self._tools.disk, number, self._tools.device)
+            self._tools.book.extend(number, SEGMENT_HEADER)
+            self._end, self._sealed = Position(number, SEGMENT_HEADER), False
+        room = self._tools.room() if puts else 0
+        batch = Batch(self._tools.view, self._tools.salt, self._end, room)
+        answers: list[Callable[[], None]] = []
+        for one in operations:
+            try:
+                answers.append(_plan(batch, one))
+            except ReedbedError as error:
+                # its traceback knows all operations of the batch: a cycle would keep their bytes
+                one.future.set_exception(error.with_traceback(None))
+        if batch.buffers:
+            self._append(batch)
+        for answer in answers:
+            answer()
+
+    def _append(self, batch: Batch) -> None:
+        tools = self._tools
+        with tools.pool.use(self._end.segment) as file:
+            try:
+                file.write(batch.buffers, self._end.offset)
+            except OSError as error:
+                if error.errno in NO_ROOM:
+                    file.truncate(self._end.offset)
+                raise
+            try:
+                file.sync()
+            except OSError as error:
+                # even a full disk: what a failed sync leaves behind is unknown
+                raise OSError(errno.EIO, f"fdatasync: {error.strerror}") from error
+        tools.metrics.add("store.syncs")
+        with tools.book.changing:
+            holes = self._apply(batch)
+            self._end = Position(self._end.segment, padded(batch.end))
+        if holes:
+            tools.on_removed(holes)
+
+    def _apply(self, batch: Batch) -> list[Entry]:
+        """The batch is durable: the book learns it. Returns what was removed."""
+        tools = self._tools
+        holes = []
+        for change in batch.changes:
+            if isinstance(change, NewShard):
+                tools.book.add(change.key, change.entry, change.log)
+                tools.damage.healed(*split_key(change.key))
+                tools.metrics.add("store.put")
+                tools.metrics.add("store.put_bytes", change.entry.payload)
+            else:
+                gone = tools.book.note(change)
+                if gone is not None:
+                    holes.append(gone)
+                    tools.damage.healed(change.head.extent, change.head.index)
+                    tools.metrics.add("store.removed")
+        for pg, generation in batch.generations:
+            tools.generations.raise_to(pg, generation)
+        return holes
+
+    def _fail_with(self, operations: list[Operation], reason: str) -> None:
+        self.fail(reason)
+        refuse([one for one in operations if not one.future.done()], self._device_failed())
+
+    def _device_failed(self) -> DeviceFailed:
+        return DeviceFailed(
+            f"the device takes no more writes: {self._failed}",
+            where=str(self._tools.disk.root),
+            hint="Check the disk; its shards are rebuilt on other devices",
+            retryable=True,
+            maybe_applied=True,
+        )
+
+    def _take_all(self) -> list[Operation]:
+        dropped = list(self._queue)
+        self._queue.clear()
+        self._queued = 0
+        return dropped
+
+
+def _running(operations: Sequence[Operation]) -> list[Operation]:
+    """Those that were not cancelled and are not too late."""
+    running = []
+    for one in operations:
+        if not one.future.set_running_or_notify_cancel():
+            continue
+        deadline: Deadline | None = one.shard.deadline if isinstance(one, Put) else None
+        if deadline is not None and deadline.left() == 0.0:
+            one.future.set_exception(DeadlineExceeded("the put waited for longer than its deadline"))
+            continue
+        running.append(one)
+    return running
+
+
+def _plan(batch: Batch, one: Operation) -> Callable[[], None]:
+    """Plan one operation; what is returned answers it."""
+    if isinstance(one, Put):
+        new = batch.put(one.shard)
+        put = one
+        return lambda: put.future.set_result(new)
+    if isinstance(one, Remove):
+        outcomes: list[Removal] = [batch.remove(order, one.term) for order in one.orders]
+        remove = one
+        return lambda: remove.future.set_result(outcomes)
+    batch.carry(one.targets, one.home)
+    carry: Carry = one
+    return lambda: carry.future.set_result(None)

@@ -1,0 +1,318 @@
+"""Puts and reads: what is accepted, what is refused with which name, group commit, ranges and rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reedbed.common.checksums import block_sum
+from reedbed.common.clock import Deadline, ManualClock
+from reedbed.common.errors import (
+    AlreadyExists,
+    Corrupt,
+    DeadlineExceeded,
+    InvalidArgument,
+    ResourceExhausted,
+    StaleGeneration,
+    Unavailable,
+    UnknownShard,
+)
+from reedbed.storaged.calls import DataRow, PutShard, ReadShard, Removal, RemoveOrder
+from reedbed.storaged.disk_twin import MemoryDisk
+from reedbed.storaged.store import ShardStore
+from tests.unit.storaged.conftest import extent, open_store, shard, table_of
+
+
+class Held:
+    """Holds the next sync of a segment until it is let go."""
+
+    def __init__(self, disk: MemoryDisk) -> None:
+        self.reached = threading.Event()
+        self._go = threading.Event()
+        self._disk = disk
+        disk.fail = self._check
+
+    def _check(self, operation: str, name: str) -> None:
+        if operation == "sync" and name.startswith("segments/") and not self._go.is_set():
+            self.reached.set()
+            self._disk.mutex.release()
+            self._go.wait(10)
+            self._disk.mutex.acquire()
+
+    def let_go(self) -> None:
+        self._disk.fail = None
+        self._go.set()
+
+
+def test_waiting_puts_share_one_sync(opened: Callable[..., ShardStore], disk: MemoryDisk, data: bytes) -> None:
+    store = opened(segment_bytes=1 << 20)
+    store.put(shard(1, data)).result(5)
+    held = Held(disk)
+    first = store.put(shard(2, data))
+    assert held.reached.wait(5)
+    waiting = [store.put(shard(number, b"x" * 20)) for number in range(3, 33)]
+    name = "segments/0000000000000001.seg"
+    before = disk.counts[f"sync {name}"], disk.counts[f"write {name}"]
+    held.let_go()
+    assert [one.result(5) for one in waiting] == [True] * 30
+    assert first.result(5)
+    assert (disk.counts[f"sync {name}"] - before[0], disk.counts[f"write {name}"] - before[1]) == (1, 1)
+
+
+def test_a_put_is_neither_answered_nor_read_before_its_sync(store: ShardStore, disk: MemoryDisk, data: bytes) -> None:
+    store.put(shard(1, data)).result(5)
+    held = Held(disk)
+    waiting = store.put(shard(2, data))
+    assert held.reached.wait(5)
+    assert not waiting.done()
+    with pytest.raises(UnknownShard):
+        store.read(extent(2), 0, 0, 1)
+    held.let_go()
+    assert waiting.result(5)
+    assert store.read(extent(2), 0, 0, 1).data == data[:1]
+
+
+def test_the_same_shard_again_succeeds_and_another_content_is_refused(store: ShardStore, data: bytes) -> None:
+    both = [store.put(shard(1, data)), store.put(shard(1, data))]
+    assert sorted(one.result(5) for one in both) == [False, True]
+    used = store.status().used
+    assert store.put(shard(1, data)).result(5) is False
+    assert store.status().used == used
+    for other in (data + b"x", data[:-1] + bytes([data[-1] ^ 1])):
+        with pytest.raises(AlreadyExists):
+            store.put(shard(1, other)).result(5)
+    with pytest.raises(AlreadyExists):
+        store.put(shard(1, data, block=512)).result(5)
+    assert store.status().shards == 1
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_shard_put_again_under_a_newer_generation_is_safe_from_older_orders(
+    opened: Callable[..., ShardStore], data: bytes, checkpoint: bool
+) -> None:
+    store = opened()
+    store.put(shard(1, data, generation=3)).result(5)
+    assert store.put(shard(1, data, generation=5)).result(5) is False
+    if checkpoint:
+        store.checkpoint()
+    store.close(clean=False)
+    store = opened()
+    assert store.remove([RemoveOrder(extent(1), 0, 1, 4)], 1) == [Removal.KEPT]
+    assert store.remove([RemoveOrder(extent(1), 0, 2, 9)], 1) == [Removal.KEPT]  # another PG
+    assert store.read(extent(1), 0, 0, 5).data == data[:5]
+    assert store.remove([RemoveOrder(extent(1), 0, 1, 5)], 1) == [Removal.REMOVED]
+
+
+def test_an_older_generation_is_refused(store: ShardStore, data: bytes) -> None:
+    store.put(shard(1, data, pg=4, generation=3)).result(5)
+    with pytest.raises(StaleGeneration):
+        store.put(shard(2, data, pg=4, generation=2)).result(5)
+    store.note_generation(4, 8)
+    with pytest.raises(StaleGeneration):
+        store.put(shard(2, data, pg=4, generation=7)).result(5)
+    store.put(shard(2, data, pg=4, generation=8)).result(5)
+
+
+def test_bytes_that_do_not_match_their_sums_are_refused(store: ShardStore, data: bytes) -> None:
+    good = shard(1, data, block=100)
+    for bad in (
+        dataclasses.replace(good, payload=[data[:500], b"?" + data[501:]]),
+        dataclasses.replace(good, payload=[data[:-1]]),
+        dataclasses.replace(good, extent=extent(2)),
+        dataclasses.replace(good, index=1),
+    ):
+        with pytest.raises(Corrupt):
+            store.put(bad).result(5)
+    assert store.status().shards == 0
+    assert store.status().used == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"extent": b"short"},
+        {"index": 6},
+        {"index": -1},
+        {"k": 0},
+        {"k": 33},
+        {"m": 9},
+        {"pg": -1},
+        {"pg": 1 << 32},
+        {"generation": 1 << 64},
+        {"log_seq": -1},
+        {"index": 4},
+        {"data_tables": ([],) * 4},
+        {"table": [(0, 0)]},
+        {"table": [(65537, 0)]},
+        {"table": [(1000, 1 << 32)]},
+        {"table": [(1000, -1)]},
+    ],
+)
+def test_impossible_puts_are_invalid(store: ShardStore, data: bytes, change: dict[str, object]) -> None:
+    with pytest.raises((InvalidArgument, Corrupt)):
+        store.put(dataclasses.replace(shard(1, data), **change)).result(5)  # type: ignore[arg-type]
+    assert store.put(shard(1, data)).result(5)
+
+
+def test_too_many_waiting_bytes_are_refused(opened: Callable[..., ShardStore], disk: MemoryDisk, data: bytes) -> None:
+    store = opened(queue_bytes=5000)
+    store.put(shard(1, data)).result(5)
+    held = Held(disk)
+    store.put(shard(2, data))
+    assert held.reached.wait(5)
+    taken = [store.put(shard(number, data)) for number in range(3, 7)]
+    with pytest.raises(ResourceExhausted):
+        store.put(shard(7, data))
+    held.let_go()
+    assert all(one.result(5) for one in taken)
+
+
+def test_cancelled_and_late_puts_are_dropped(store: ShardStore, disk: MemoryDisk, data: bytes) -> None:
+    store.put(shard(1, data)).result(5)
+    clock = ManualClock()
+    held = Held(disk)
+    store.put(shard(2, data))
+    assert held.reached.wait(5)
+    cancelled = store.put(shard(3, data))
+    late = store.put(dataclasses.replace(shard(4, data), deadline=Deadline(1.0, clock)))
+    kept = store.put(dataclasses.replace(shard(5, data), deadline=Deadline(9.0, clock)))
+    assert cancelled.cancel()
+    clock.advance(2.0)
+    held.let_go()
+    assert kept.result(5)
+    with pytest.raises(DeadlineExceeded):
+        late.result(5)
+    assert [info.extent for info in store.list()] == [extent(1), extent(2), extent(5)]
+
+
+def test_a_closed_store_takes_nothing(disk: MemoryDisk, data: bytes) -> None:
+    store = open_store(disk)
+    waiting = [store.put(shard(number, data)) for number in range(20)]
+    store.close()
+    assert all(one.result(0) for one in waiting)
+    with pytest.raises(Unavailable):
+        store.put(shard(1, data))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=12),
+    cuts=st.lists(st.integers(0, 4000), max_size=4),
+    drawn=st.data(),
+)
+def test_ranges_and_their_rows(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], cuts: list[int], drawn: st.DataObject
+) -> None:
+    """Any block lengths, any buffers, any range: the bytes are right and the rows cover exactly them."""
+    data = os.urandom(sum(lengths))
+    starts = [sum(lengths[:at]) for at in range(len(lengths) + 1)]
+    table = [
+        (length, block_sum(extent(1), 2, block, data[starts[block] : starts[block + 1]]))
+        for block, length in enumerate(lengths)
+    ]
+    edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    payload = [memoryview(data)[low:high] for low, high in pairwise(edges)]
+    offset = drawn.draw(st.integers(0, len(data)))
+    length = drawn.draw(st.integers(0, len(data) - offset))
+    store = open_store(MemoryDisk(tmp_path_factory.mktemp("store")))
+    try:
+        store.put(PutShard(extent(1), 2, 4, 2, 1, 1, table, payload)).result(5)
+        result = store.read(extent(1), 2, offset, length)
+        assert bytes(result.data) == data[offset : offset + length]
+        assert (result.offset, result.shard_length) == (offset, len(data))
+        assert sum(row[0] for row in result.rows) == length
+        at = 0
+        for block, (size, sum_) in enumerate(result.rows, result.first_block):
+            assert block_sum(extent(1), 2, block, result.data[at : at + size]) == sum_
+            assert starts[block] <= offset + at < starts[block + 1]
+            at += size
+        with pytest.raises(InvalidArgument):
+            store.read(extent(1), 2, offset, len(data) - offset + 1)
+    finally:
+        store.close(clean=False)
+
+
+def test_a_parity_shard_tells_rows_of_data_shards(store: ShardStore) -> None:
+    pieces = [os.urandom(size) for size in (300, 250, 0, 90)]
+    tables = tuple(table_of(extent(1), index, piece, 100) for index, piece in enumerate(pieces))
+    store.put(shard(1, os.urandom(300), 5, data_tables=tables)).result(5)
+    found = store.read(extent(1), 5, 150, 100, (0, 1, 2, 3)).data_rows
+    assert found == {
+        0: [DataRow(1, 100, *tables[0][1]), DataRow(2, 200, *tables[0][2])],
+        1: [DataRow(1, 100, *tables[1][1]), DataRow(2, 200, *tables[1][2])],
+        2: [],
+        3: [],
+    }
+    answer = store.read_many([ReadShard(extent(1), 5, 0, 0, (3,), (10, 1))])[0]
+    assert not isinstance(answer, Exception)
+    assert answer.data_rows == {3: [DataRow(0, 0, *tables[3][0])]}
+    assert len(answer.data) == 0
+    for index, rows in ((5, (4,)), (5, (-1,))):
+        with pytest.raises(InvalidArgument):
+            store.read(extent(1), index, 0, 1, rows)
+    store.put(shard(2, b"data")).result(5)
+    with pytest.raises(InvalidArgument):
+        store.read(extent(2), 0, 0, 1, (0,))
+
+
+def test_one_bad_read_of_many_spoils_no_other(store: ShardStore, data: bytes) -> None:
+    store.put(shard(1, data)).result(5)
+    asked = [ReadShard(extent(1), 0, 0, 10), ReadShard(extent(9), 0, 0, 1), ReadShard(extent(1), 0, 0, 5000)]
+    one, two, three = store.read_many(asked)
+    assert not isinstance(one, Exception)
+    assert one.data == data[:10]
+    assert isinstance(two, UnknownShard)
+    assert isinstance(three, InvalidArgument)
+
+
+def test_a_listing_comes_in_order_in_pages(opened: Callable[..., ShardStore], data: bytes) -> None:
+    store = opened()
+    numbers = [5, 3, 9, 1, 7]
+    for number in numbers[:3]:
+        store.put(shard(number, data, number % 4)).result(5)
+    store.checkpoint()
+    for number in numbers[3:]:
+        store.put(shard(number, data, number % 4)).result(5)
+    store.remove([RemoveOrder(extent(3), 3, 1, 1)], 1)
+    expected = [(extent(number), number % 4) for number in (1, 5, 7, 9)]
+    assert [(info.extent, info.index) for info in store.list()] == expected
+    paged = []
+    after = None
+    while page := store.list(after, 2):
+        after = (page[-1].extent, page[-1].index)
+        paged.extend((info.extent, info.index) for info in page)
+    assert paged == expected
+
+
+def test_many_threads_at_once(store: ShardStore) -> None:
+    problems: list[BaseException] = []
+
+    def work(base: int) -> None:
+        try:
+            for number in range(base, base + 30):
+                data = os.urandom(200)
+                store.put(shard(number, data)).result(10)
+                assert store.read(extent(number), 0, 0, 200).data == data
+                if number % 3 == 0:
+                    store.remove([RemoveOrder(extent(number), 0, 1, 1)], 1)
+                if number % 10 == 0:
+                    store.checkpoint()
+        except BaseException as error:
+            problems.append(error)
+            raise
+
+    threads = [threading.Thread(target=work, args=(1000 * base,)) for base in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not problems
+    assert store.status().shards == 6 * 20
+    assert store.status().damaged == 0
