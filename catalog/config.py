@@ -1,0 +1,67 @@
+"""Settings of a catalogd, from flags, REEDBED_CATALOGD_… variables or a TOML file (see reedbed.common.config)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from reedbed.catalog.liveness import Times
+from reedbed.catalog.mapstate import check_cluster_settings
+from reedbed.common.errors import InvalidArgument
+from reedbed.common.limits import (
+    DEFAULT_PORT,
+    DELETE_GRACE_S,
+    DOWN_AFTER_S,
+    HORIZON_LAG_S,
+    OUT_AFTER_S,
+    READ_DEADLINE_MAX_S,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogdSettings:
+    """What one catalogd serves, and how. Times in seconds.
+
+    dir: the catalog's folder. level, default_profile: of a new cluster; None: device and rs-4-2, or what is there.
+    down_after_s, out_after_s: silence until a device is down, and from then until it is out. delete_grace_s: how long
+    dropped extents are kept; under READ_DEADLINE_MAX_S only with short_grace, which is for tests. horizon_lag_s: how
+    long a client may take from the lease of an id to its commit. log_keep, log_keep_s: how many of the newest log
+    entries are kept at least, and for how long. redo_keep: how many redo records. tls_*: PEM files; all three, or none.
+    """
+
+    dir: Path
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    level: str | None = None
+    default_profile: str | None = None
+    down_after_s: float = DOWN_AFTER_S
+    out_after_s: float = OUT_AFTER_S
+    delete_grace_s: float = DELETE_GRACE_S
+    short_grace: bool = False
+    horizon_lag_s: float = HORIZON_LAG_S
+    log_keep: int = 1_000_000
+    log_keep_s: float = 30 * 24 * 3600.0
+    redo_keep: int = 1000
+    log_level: str = "info"
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_cluster_settings(self.level or "device", self.default_profile or "rs-4-2")
+        self.times()
+        if not 0 <= self.port <= 65535:
+            raise InvalidArgument(f"port {self.port} is not from 0 to 65535")
+        if self.delete_grace_s < (0 if self.short_grace else READ_DEADLINE_MAX_S):
+            raise InvalidArgument(
+                f"a grace of {self.delete_grace_s:g} s is shorter than reads may take",
+                hint=f"Dropped extents are kept for at least {READ_DEADLINE_MAX_S:g} s",
+            )
+        if self.horizon_lag_s <= 0 or self.log_keep < 1 or self.log_keep_s < 0 or self.redo_keep < 1:
+            raise InvalidArgument("horizon_lag_s, log_keep, log_keep_s and redo_keep must be above 0")
+        if len({self.tls_ca is None, self.tls_cert is None, self.tls_key is None}) > 1:
+            raise InvalidArgument("TLS needs three files", hint="Give tls_ca, tls_cert and tls_key, or none of them")
+
+    def times(self) -> Times:
+        """When devices are called down and out."""
+        return Times(self.down_after_s, self.out_after_s)

@@ -1,0 +1,128 @@
+"""The cluster map of a running catalog: durable, changed by one at a time, with a history for deltas.
+
+Invariants:
+- `map` is what the engine has durably; its epoch rises by one with each change.
+- `deciding` is the map as of the newest change that a write transaction has seen: never behind `map`, and what
+  commits in the same or later transactions are judged by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from reedbed.catalog.engine import Engine, Writer
+from reedbed.catalog.leases import Transactor
+from reedbed.catalog.mapstate import (
+    Counters,
+    MapHistory,
+    check_cluster_settings,
+    next_change,
+    read_map,
+    write_change,
+)
+from reedbed.common import logs
+from reedbed.common.errors import InvalidArgument, WrongCluster
+from reedbed.protos.types import ClusterMap, Device, MapChange, PlacementGroup
+
+Changed = tuple[Sequence[Device], Sequence[PlacementGroup]]
+
+_log = logs.get("catalog.map")
+
+
+def found(engine: Engine, cluster: bytes, level: str | None, default_profile: str | None) -> None:
+    """Store the map of a new cluster, if there is none. Level and default profile are those of the founding.
+
+    WrongCluster if the stored map is another cluster's; InvalidArgument for a level other than the stored one.
+    """
+    chosen = level or "device", default_profile or "rs-4-2"
+    check_cluster_settings(*chosen)
+    with engine.read() as reader:
+        stored = read_map(reader)
+    if stored is None:
+        first = MapChange(base=0, epoch=1, cluster=cluster, default_profile=chosen[1], level=chosen[0])
+        with engine.write(urgent=True) as writer:
+            write_change(writer, first, Counters())
+        return
+    map_ = stored[0]
+    if map_.cluster != cluster:
+        raise WrongCluster(f"the folder is of cluster {cluster.hex()}, but its map of {map_.cluster.hex()}")
+    if level and level != map_.level:
+        raise InvalidArgument(
+            f"the cluster was founded with failure domain {map_.level}, not {level}",
+            hint="Leave the level out; it cannot be changed",
+        )
+    if default_profile and default_profile != map_.default_profile:
+        _log.warning("the cluster keeps its default profile %s, not %s", map_.default_profile, default_profile)
+
+
+class MapKeeper:
+    """See the module's text. Belongs to one event loop; `map` and `deciding` may be read from any thread."""
+
+    def __init__(self, engine: Engine, transactor: Transactor) -> None:
+        """Reads the stored map, which `found` has made."""
+        with engine.read() as reader:
+            stored = read_map(reader)
+        assert stored is not None, "the cluster was not founded"
+        self._map, self._counters = stored
+        self._deciding = self._map
+        self._history = MapHistory()
+        self._transactor = transactor
+        self._changing = asyncio.Lock()
+        self._under_way: set[asyncio.Future[ClusterMap]] = set()
+
+    @property
+    def map(self) -> ClusterMap:
+        """The map as it is durable."""
+        return self._map
+
+    def deciding(self) -> ClusterMap:
+        """The map that the write transaction under way sees."""
+        return self._deciding
+
+    def since(self, epoch: int) -> MapChange:
+        """What brings a map of `epoch` (0: none) up to now."""
+        return self._history.since(epoch, self._map)
+
+    async def change(
+        self, decide: Callable[[ClusterMap, Counters], Changed], also: Callable[[Writer], None] | None = None
+    ) -> ClusterMap:
+        """Put in the devices and PGs that `decide` gives for the map of that moment; returns the map after it.
+
+        `also` writes what belongs to the change, in its transaction, which there is only if something changes. Errors
+        of `decide` and of the engine come through and leave the map as it was.
+        """
+        # A caller that gives up must not leave a change half taken over: it goes on by itself
+        change = asyncio.ensure_future(self._change(decide, also))
+        self._under_way.add(change)
+        change.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(change)
+
+    async def _change(
+        self, decide: Callable[[ClusterMap, Counters], Changed], also: Callable[[Writer], None] | None
+    ) -> ClusterMap:
+        async with self._changing:
+            devices, pgs = decide(self._map, self._counters)
+            change = next_change(self._map, devices, pgs)
+            if change is None:
+                return self._map
+            counters = Counters(
+                max([self._counters.next_device, *(device.number + 1 for device in devices)]),
+                max([self._counters.next_pg, *(pg.id + 1 for pg in pgs)]),
+            )
+            map_ = change.apply(self._map)
+            assert map_ is not None
+
+            def store(writer: Writer) -> None:
+                write_change(writer, change, counters)
+                if also is not None:
+                    also(writer)
+                self._deciding = map_
+
+            try:
+                await self._transactor.run(store, urgent=True)
+                self._map, self._counters = map_, counters
+                self._history.add(change)
+            finally:
+                self._deciding = self._map
+            return self._map

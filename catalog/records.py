@@ -1,0 +1,243 @@
+"""The values of the namespace's rows. The engine's seal tells damage; these tell what the bytes mean.
+
+    byte 0       version of the record's format, 1 now
+    bytes 1..    msgpack array of the fields below, in order; fields may be added at the end only
+
+Ids are 16 raw bytes, times are microseconds since 1970 (`_us`) or milliseconds of the id clock (`_ms`), sizes bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Generic, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from reedbed.catalog.sealed import show_key
+from reedbed.common.errors import Corrupt, NewerFormat
+from reedbed.common.ids import ID_BYTES
+
+IdField = Annotated[bytes, Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
+U64 = Annotated[int, Meta(ge=0)]
+
+T = TypeVar("T", bound=Struct)
+
+
+class Codec(Generic[T]):
+    """Between one kind of record and its bytes."""
+
+    def __init__(self, kind: type[T], version: int = 1) -> None:
+        self._name = kind.__name__
+        self._version = version
+        self._first = bytes([version])
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(kind)
+
+    def encode(self, record: T) -> bytes:
+        return self._first + self._encoder.encode(record)
+
+    def decode(self, data: bytes, key: bytes) -> T:
+        """The record in the value of `key`; Corrupt for bytes that are none, NewerFormat for a later version's."""
+        if data[:1] != self._first:
+            if data and data[0] > self._version:
+                raise NewerFormat(
+                    f"{self._name} of version {data[0]}, this Reedbed knows {self._version}",
+                    where=f"catalog key {show_key(key)}",
+                    hint="Start the Reedbed that wrote it, or a newer one",
+                )
+            raise self._corrupt(key)
+        try:
+            return self._decoder.decode(memoryview(data)[1:])
+        except msgspec.DecodeError:
+            raise self._corrupt(key) from None
+
+    def _corrupt(self, key: bytes) -> Corrupt:
+        return Corrupt(f"not a {self._name}", where=f"catalog key {show_key(key)}", hint="Restore the catalog")
+
+
+class BucketRow(Struct, array_like=True, frozen=True):
+    number: U64
+    versioned: bool
+    profile: str
+    created_us: int
+
+
+class SliceRow(Struct, array_like=True, frozen=True):
+    extent: IdField
+    offset: U64
+    length: U64
+
+
+class VersionRow(Struct, array_like=True, frozen=True):
+    """One version. Its slices are inline, or in the list that `slice_list` names; a delete marker has neither."""
+
+    version: IdField
+    seq: U64
+    modified_us: int
+    size: U64
+    checksum: U64
+    profile: str
+    content_type: str = ""
+    metadata: dict[str, str] = {}
+    slices: tuple[SliceRow, ...] = ()
+    slice_list: IdField | None = None
+    marker: bool = False
+
+
+class LatestRow(Struct, array_like=True, frozen=True):
+    """Which version of a key in a versioned bucket is the latest."""
+
+    seq: U64
+
+
+class ExtentRow(Struct, array_like=True, frozen=True):
+    """`refs` slices name this extent, `live` bytes in all; `dropped_ms` is set while none does.
+
+    `present`, `gone` and `moving` (see lacks.py) are right for the PG as of `generation`.
+    """
+
+    k: U64
+    m: U64
+    pg: U64
+    generation: U64
+    lengths: tuple[U64, ...]
+    present: U64
+    refs: U64
+    live: U64
+    dropped_ms: int | None = None
+    gone: U64 = 0
+    moving: U64 = 0
+
+
+class DegradedRow(Struct, array_like=True, frozen=True):
+    """Bit i: the device of position i is to get its shard."""
+
+    missing: U64
+    pg: U64 = 0
+
+
+class LackRow(Struct, array_like=True, frozen=True):
+    """How many extents of a PG lack the same; `bytes` to be written, `since_ms` of the id clock."""
+
+    extents: U64
+    bytes: U64
+    since_ms: int
+
+
+class MarkRow(Struct, array_like=True, frozen=True):
+    """What a PG's change to `generation` did to the shards of older extents; `after` is the id up to which it is noted.
+
+    Bit i: position i has another device, and its old one is the source now, out of service (`gone`) or in it
+    (`moving`); or (`lost`) it kept its source, and what its device had is lost.
+    """
+
+    generation: U64
+    gone: U64 = 0
+    moving: U64 = 0
+    lost: U64 = 0
+    after: bytes = b""
+
+
+class SliceListRow(Struct, array_like=True, frozen=True):
+    """`refs` versions or uploads share this list of `count` slices with `size` bytes and these profiles."""
+
+    refs: U64
+    count: U64
+    size: U64
+    profiles: tuple[str, ...]
+
+
+class ChunkRow(Struct, array_like=True, frozen=True):
+    slices: tuple[SliceRow, ...]
+
+
+class UploadRow(Struct, array_like=True, frozen=True):
+    bucket: U64
+    key: bytes
+    started_us: int
+    touched_ms: int
+
+
+class RecodeRow(Struct, array_like=True, frozen=True):
+    bucket: U64
+    key: bytes
+
+
+class LogRow(Struct, array_like=True, frozen=True):
+    """`kind` is an index into log.KINDS; an empty `version` is the same as `id`."""
+
+    term: U64
+    time_us: int
+    kind: U64
+    id: bytes
+    bucket: str
+    key: bytes
+    version: bytes
+    size: U64
+
+
+class LogStateRow(Struct, array_like=True, frozen=True):
+    """Term and number of the newest entry and of the newest trimmed one, and the newest entry's time."""
+
+    term: U64 = 0
+    seq: U64 = 0
+    floor_term: U64 = 0
+    floor_seq: U64 = 0
+    time_us: int = 0
+
+
+class RefusalRow(Struct, array_like=True, frozen=True):
+    code: str
+    what: str
+    where: str
+    hint: str
+
+
+class OutcomeRow(Struct, array_like=True, frozen=True):
+    """What became of the operation whose request has this digest.
+
+    `info` lacks slices and, after a put, what the repeated request says itself (content type and metadata).
+    """
+
+    digest: bytes
+    term: U64 = 0
+    seq: U64 = 0
+    removed: bool = False
+    info: VersionRow | None = None
+    refusal: RefusalRow | None = None
+
+
+class CountersRow(Struct, array_like=True, frozen=True):
+    """`objects` are the visible ones, `versions` and `bytes` (logical) those of all versions that are kept."""
+
+    buckets: int = 0
+    objects: int = 0
+    versions: int = 0
+    bytes: int = 0
+    live_extents: int = 0
+    degraded_extents: int = 0
+    dropped_extents: int = 0
+    uploads: int = 0
+    moving_extents: int = 0
+
+
+class NumberRow(Struct, array_like=True, frozen=True):
+    value: U64
+
+
+BUCKET: Final = Codec(BucketRow)
+VERSION: Final = Codec(VersionRow)
+LATEST: Final = Codec(LatestRow)
+EXTENT: Final = Codec(ExtentRow)
+DEGRADED: Final = Codec(DegradedRow)
+LACK: Final = Codec(LackRow)
+MARK: Final = Codec(MarkRow)
+SLICE_LIST: Final = Codec(SliceListRow)
+CHUNK: Final = Codec(ChunkRow)
+UPLOAD: Final = Codec(UploadRow)
+RECODE: Final = Codec(RecodeRow)
+LOG: Final = Codec(LogRow)
+LOG_STATE: Final = Codec(LogStateRow)
+OUTCOME: Final = Codec(OutcomeRow)
+COUNTERS: Final = Codec(CountersRow)
+NUMBER: Final = Codec(NumberRow)

@@ -1,0 +1,223 @@
+"""From dropped extents to removal orders, and from done orders to nothing: the collector.
+
+Rows (numbers big-endian):
+
+    c/n                                 u64: the next order's number
+    c/o/<device u32><number u64>        an order: extent 16 bytes | index u16 | pg u32 | generation u64
+    c/x/<extent 16 bytes>               u32: orders of the extent that are not done
+    c/h                                 see comparing.py
+
+Invariants:
+- Orders are written in the one transaction that sees the extent still dropped and forgets it everywhere else, and only
+  for extents dropped longer ago than the grace and below the durable horizon, so that no commit may name them any more:
+  no order names a live extent.
+- An order goes out with every heartbeat of its device until that device reports it done, or was cleaned.
+- An order's generation is the PG's of that moment, so that every shard of the extent put so far falls under it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from reedbed.catalog import extents
+from reedbed.catalog.edit import Edit, editing
+from reedbed.catalog.engine import Engine, Reader, Writer
+from reedbed.catalog.leases import Leases, Transactor
+from reedbed.catalog.mapkeeper import MapKeeper
+from reedbed.catalog.needs import Needs
+from reedbed.common.errors import Corrupt
+from reedbed.common.ids import ID_BYTES, Id
+from reedbed.protos.types import ClusterMap, Extent
+
+NUMBER_ROW: Final = b"c/n"
+ORDER_ROWS: Final = b"c/o/"
+OPEN_ROWS: Final = b"c/x/"
+ORDERS_PER_ANSWER: Final = 500  # for all devices of a process
+EXTENTS_PER_STEP: Final = 200
+_ORDER: Final = struct.Struct(">16sHIQ")
+_AFTER: Final = b"\xff"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Device `device` shall remove this shard, unless it was put under a later generation."""
+
+    number: int
+    device: int
+    extent: Id
+    index: int
+    pg: int
+    generation: int
+
+
+def orders_for_extent(map_: ClusterMap, extent: Extent, first_number: int) -> list[Order]:
+    """One order for each device that may hold a shard, acknowledged or not: the answer may have been lost."""
+    pg = map_.pgs.get(extent.pg)
+    if pg is None:
+        return []
+    orders: list[Order] = []
+    for index, place in enumerate(pg.positions):
+        if index < extent.k and not extent.lengths[index]:
+            continue
+        for device in (place.device, place.source):
+            if device in map_.devices:
+                number = first_number + len(orders)
+                orders.append(Order(number, device, extent.id, index, pg.id, max(pg.generation, extent.generation)))
+    return orders
+
+
+def _order_key(device: int, number: int) -> bytes:
+    return ORDER_ROWS + device.to_bytes(4, "big") + number.to_bytes(8, "big")
+
+
+def _read_orders(reader: Reader, device: int, limit: int) -> list[Order]:
+    prefix = ORDER_ROWS + device.to_bytes(4, "big")
+    found: list[Order] = []
+    for key, value in reader.scan(prefix, prefix + _AFTER * 9):
+        if len(found) >= limit:
+            break
+        if len(key) != len(prefix) + 8 or len(value) != _ORDER.size:
+            raise Corrupt("a row of a removal order is cut short", where=f"device {device}")
+        extent, index, pg, generation = _ORDER.unpack(value)
+        found.append(Order(int.from_bytes(key[-8:], "big"), device, Id(extent), index, pg, generation))
+    return found
+
+
+def _close(writer: Writer, order: Order) -> None:
+    """Delete the order, and the extent's row with its last one."""
+    writer.delete(_order_key(order.device, order.number))
+    key = OPEN_ROWS + order.extent
+    left = int.from_bytes(writer.get(key) or b"", "big") - 1
+    if left > 0:
+        writer.put(key, left.to_bytes(4, "big"))
+    else:
+        writer.delete(key)
+
+
+class Removals:
+    """See the module's text. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        transactor: Transactor,
+        leases: Leases,
+        keeper: MapKeeper,
+        needs: Needs,
+        grace_s: float,
+    ) -> None:
+        self._engine = engine
+        self._transactor = transactor
+        self._leases = leases
+        self._keeper = keeper
+        self._needs = needs
+        self._grace_s = grace_s
+        self._open: dict[int, int] = {}  # orders that are not done, by device
+        with engine.read() as reader:
+            for key, _ in reader.scan(ORDER_ROWS, ORDER_ROWS + _AFTER):
+                device = int.from_bytes(key[len(ORDER_ROWS) : len(ORDER_ROWS) + 4], "big")
+                self._open[device] = self._open.get(device, 0) + 1
+
+    async def step(self) -> int:
+        """Turns some due extents into orders; returns how many extents. Call again at once while it is not 0."""
+        before = self._leases.shown_before(self._grace_s)
+        with self._engine.read() as reader:
+            oldest = extents.dropped(reader, before, EXTENTS_PER_STEP)
+        horizon = self._leases.horizon()
+        due = [dropped.id for dropped in oldest if dropped.id < horizon]
+        if not due:
+            return 0
+
+        def write(writer: Writer) -> list[Order]:
+            with editing(writer, self._needs) as edit:
+                return self._write_orders(edit, due)
+
+        self.written(await self._transactor.run(write, urgent=True))
+        return len(due)
+
+    def _write_orders(self, edit: Edit, due: Iterable[Id]) -> list[Order]:
+        writer = edit.writer
+        written: list[Order] = []
+        number = int.from_bytes(writer.get(NUMBER_ROW) or b"\x01", "big")
+        for extent_id in due:
+            row = extents.get(writer, extent_id)
+            if row is None or row.dropped_ms is None or not extents.forget_dropped(edit, extent_id):
+                continue
+            orders = orders_for_extent(self._keeper.deciding(), extents.to_type(extent_id, row), number)
+            for order in orders:
+                value = _ORDER.pack(order.extent, order.index, order.pg, order.generation)
+                writer.put(_order_key(order.device, order.number), value)
+            if orders:
+                writer.put(OPEN_ROWS + extent_id, len(orders).to_bytes(4, "big"))
+            number += len(orders)
+            written += orders
+        if written:
+            writer.put(NUMBER_ROW, number.to_bytes(8, "big"))
+        return written
+
+    def add(self, writer: Writer, device: int, extent: Id, index: int, pg: int, generation: int) -> Order:
+        """Write an order for a shard that no dropped extent stands for. Call `written` once it is durable."""
+        number = int.from_bytes(writer.get(NUMBER_ROW) or b"\x01", "big")
+        order = Order(number, device, extent, index, pg, generation)
+        writer.put(_order_key(device, number), _ORDER.pack(extent, index, pg, generation))
+        open_ = int.from_bytes(writer.get(OPEN_ROWS + extent) or b"", "big")
+        writer.put(OPEN_ROWS + extent, (open_ + 1).to_bytes(4, "big"))
+        writer.put(NUMBER_ROW, (number + 1).to_bytes(8, "big"))
+        return order
+
+    def written(self, orders: Iterable[Order]) -> None:
+        """These orders are durable."""
+        for order in orders:
+            self._open[order.device] = self._open.get(order.device, 0) + 1
+
+    def orders(self, devices: Iterable[int]) -> list[Order]:
+        """Orders for the next answer to a process with these devices, the oldest of each first; bounded."""
+        waiting = [device for device in devices if self._open.get(device)]
+        if not waiting:
+            return []
+        found: list[Order] = []
+        with self._engine.read() as reader:
+            for index, device in enumerate(waiting):
+                share = max(1, (ORDERS_PER_ANSWER - len(found)) // (len(waiting) - index))
+                found += _read_orders(reader, device, share)
+        return found[:ORDERS_PER_ANSWER]
+
+    async def done(self, reports: Mapping[int, Sequence[int]]) -> None:
+        """Devices report the numbers of orders that they carried out; numbers that are not theirs change nothing."""
+        await self._close_all(
+            lambda writer: [
+                Order(number, device, Id(value[:ID_BYTES]), 0, 0, 0)
+                for device, numbers in reports.items()
+                for number in set(numbers)
+                if (value := writer.get(_order_key(device, number))) is not None
+            ]
+        )
+
+    async def cleaned(self, device: int) -> None:
+        """A device came with a new incarnation: what was ordered before is gone with its shards."""
+        while self._open.get(device):
+            before = self._open[device]
+            await self._close_all(lambda writer: _read_orders(writer, device, 10 * ORDERS_PER_ANSWER))
+            if self._open.get(device, 0) >= before:
+                return
+
+    async def _close_all(self, find: _Find) -> None:
+        def write(writer: Writer) -> list[Order]:
+            orders = find(writer)
+            for order in orders:
+                _close(writer, order)
+            return orders
+
+        for order in await self._transactor.run(write, urgent=True):
+            self._open[order.device] = max(0, self._open.get(order.device, 0) - 1)
+
+    def open_orders(self) -> dict[int, int]:
+        """Orders that are not done, by device."""
+        return {device: count for device, count in sorted(self._open.items()) if count}
+
+
+class _Find(Protocol):
+    def __call__(self, writer: Writer, /) -> list[Order]: ...

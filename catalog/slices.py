@@ -1,0 +1,192 @@
+"""The slices of versions and uploads: a few within the version's record, many in lists of chunk rows.
+
+Invariants:
+- A list's chunks are numbered from 0 and all hold SLICES_CHUNK slices but the last, which holds at least one.
+- `refs` of a list is the number of versions that name it, plus one while it is an upload's.
+- A list without references has a row in the queue of loose lists, and is taken apart from its end, in bounded steps.
+  Its chunks keep their extents live until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from reedbed.catalog import extents, keys, records
+from reedbed.catalog.edit import Edit
+from reedbed.catalog.engine import Reader
+from reedbed.catalog.extents import Offers
+from reedbed.catalog.records import ChunkRow, SliceListRow, SliceRow, VersionRow
+from reedbed.common.errors import Corrupt
+from reedbed.common.ids import Id, format_id
+from reedbed.common.limits import SLICES_CHUNK, SLICES_INLINE_MAX
+
+_AT_ONCE = 4  # chunks that a release takes apart by itself; a longer list waits for the sweep
+
+Held = tuple[tuple[SliceRow, ...], Id | None]  # what a version's record holds: inline slices, or a list's id
+
+
+def head(reader: Reader, list_id: Id) -> SliceListRow:
+    """The head of a list that something names."""
+    row = find(reader, list_id)
+    if row is None:
+        raise Corrupt(f"slice list {format_id(list_id)} is missing", where="catalog", hint="Restore the catalog")
+    return row
+
+
+def find(reader: Reader, list_id: Id) -> SliceListRow | None:
+    key = keys.slice_list(list_id)
+    data = reader.get(key)
+    return None if data is None else records.SLICE_LIST.decode(data, key)
+
+
+def hold(edit: Edit, list_id: Id, slices: Sequence[SliceRow], offers: Offers) -> Held:
+    """Take references for a new version's slices; errors as of extents.acquire."""
+    if len(slices) <= SLICES_INLINE_MAX:
+        extents.acquire(edit, slices, offers)
+        return tuple(slices), None
+    append(edit, list_id, slices, offers)
+    return (), list_id
+
+
+def append(edit: Edit, list_id: Id, slices: Sequence[SliceRow], offers: Offers) -> None:
+    """Add slices to the end of a list, which is made with one reference if there is none; errors as of acquire."""
+    old = find(edit.writer, list_id) or SliceListRow(1, 0, 0, ())
+    profiles = extents.acquire(edit, slices, offers)
+    index, filled = divmod(old.count, SLICES_CHUNK)
+    pending = [*(_chunk(edit.writer, list_id, index) if filled else ()), *slices]
+    for at in range(0, len(pending), SLICES_CHUNK):
+        _put_chunk(edit, list_id, index + at // SLICES_CHUNK, pending[at : at + SLICES_CHUNK])
+    new = SliceListRow(
+        refs=old.refs,
+        count=old.count + len(slices),
+        size=old.size + sum(slice_.length for slice_ in slices),
+        profiles=tuple(sorted(profiles.union(old.profiles))),
+    )
+    edit.writer.put(keys.slice_list(list_id), records.SLICE_LIST.encode(new))
+
+
+def settle(edit: Edit, list_id: Id) -> Held:
+    """Turn an upload's list into what the version's record holds; references stay as they are."""
+    row = head(edit.writer, list_id)
+    if row.count > SLICES_INLINE_MAX:
+        return (), list_id
+    slices = tuple(_walk(edit.writer, list_id, row.count, 0, row.count))
+    if row.count:
+        edit.writer.delete(keys.chunk(list_id, 0))
+    edit.writer.delete(keys.slice_list(list_id))
+    return slices, None
+
+
+def share(edit: Edit, row: VersionRow) -> Held:
+    """References for one more version with this one's content."""
+    if row.slice_list is None:
+        extents.acquire(edit, row.slices)
+        return row.slices, None
+    list_id = Id(row.slice_list)
+    old = head(edit.writer, list_id)
+    edit.writer.put(
+        keys.slice_list(list_id), records.SLICE_LIST.encode(msgspec.structs.replace(old, refs=old.refs + 1))
+    )
+    return (), list_id
+
+
+def release(edit: Edit, row: VersionRow) -> None:
+    """Give up what a version held."""
+    if row.slice_list is None:
+        extents.release(edit, row.slices)
+    else:
+        release_list(edit, Id(row.slice_list))
+
+
+def release_list(edit: Edit, list_id: Id) -> None:
+    """One reference of a list less; without any it is taken apart, here or by the sweep."""
+    old = head(edit.writer, list_id)
+    new = msgspec.structs.replace(old, refs=old.refs - 1)
+    assert new.refs >= 0, list_id.hex()
+    edit.writer.put(keys.slice_list(list_id), records.SLICE_LIST.encode(new))
+    if not new.refs:
+        edit.writer.put(keys.loose_list(list_id), b"")
+        if new.count <= _AT_ONCE * SLICES_CHUNK:
+            take_apart(edit, list_id, _AT_ONCE)
+
+
+def take_apart(edit: Edit, list_id: Id, chunks: int) -> int:
+    """Remove up to that many chunks from the end of a loose list, and the list with its last one; how many it were."""
+    row = head(edit.writer, list_id)
+    assert not row.refs, list_id.hex()
+    done = 0
+    while row.count and done < chunks:
+        index = (row.count - 1) // SLICES_CHUNK
+        slices = _chunk(edit.writer, list_id, index)
+        extents.release(edit, slices)
+        edit.writer.delete(keys.chunk(list_id, index))
+        size = row.size - sum(slice_.length for slice_ in slices)
+        row = msgspec.structs.replace(row, count=index * SLICES_CHUNK, size=size)
+        done += 1
+    if row.count:
+        edit.writer.put(keys.slice_list(list_id), records.SLICE_LIST.encode(row))
+    else:
+        edit.writer.delete(keys.slice_list(list_id))
+        edit.writer.delete(keys.loose_list(list_id))
+    return done
+
+
+def loose(reader: Reader, limit: int) -> list[Id]:
+    """Lists that wait to be taken apart."""
+    found: list[Id] = []
+    for key, _ in reader.scan(keys.LOOSE_LISTS, keys.after(keys.LOOSE_LISTS)):
+        if len(found) == limit:
+            break
+        found.append(keys.last_id(key))
+    return found
+
+
+def page(reader: Reader, row: VersionRow, first: int, limit: int) -> tuple[list[SliceRow], bool]:
+    """Up to `limit` slices of a version from number `first` on, and whether there are more."""
+    if row.slice_list is None:
+        return list(row.slices[first : first + limit]), first + limit < len(row.slices)
+    list_id = Id(row.slice_list)
+    count = head(reader, list_id).count
+    return list(_walk(reader, list_id, count, first, limit)), first + limit < count
+
+
+def page_of_list(reader: Reader, list_id: Id, first: int, limit: int) -> list[SliceRow]:
+    """Up to `limit` slices of a list from number `first` on."""
+    return list(_walk(reader, list_id, head(reader, list_id).count, first, limit))
+
+
+def profiles(reader: Reader, row: VersionRow) -> tuple[str, ...]:
+    """The profiles that a version's bytes have now."""
+    if row.slice_list is not None:
+        return head(reader, Id(row.slice_list)).profiles
+    found = set()
+    for slice_ in row.slices:
+        extent = extents.get(reader, Id(slice_.extent))
+        if extent is not None:
+            found.add(extents.profile_of(extent))
+    return tuple(sorted(found))
+
+
+def _walk(reader: Reader, list_id: Id, count: int, first: int, limit: int) -> Iterator[SliceRow]:
+    last = min(count, first + limit)
+    while first < last:
+        index, skip = divmod(first, SLICES_CHUNK)
+        part = _chunk(reader, list_id, index)[skip : skip + last - first]
+        if not part:
+            raise Corrupt(f"slice list {format_id(list_id)} is shorter than it says", where="catalog")
+        yield from part
+        first += len(part)
+
+
+def _chunk(reader: Reader, list_id: Id, index: int) -> tuple[SliceRow, ...]:
+    key = keys.chunk(list_id, index)
+    data = reader.get(key)
+    if data is None:
+        raise Corrupt(f"chunk {index} of slice list {format_id(list_id)} is missing", where="catalog")
+    return records.CHUNK.decode(data, key).slices
+
+
+def _put_chunk(edit: Edit, list_id: Id, index: int, slices: Sequence[SliceRow]) -> None:
+    edit.writer.put(keys.chunk(list_id, index), records.CHUNK.encode(ChunkRow(tuple(slices))))

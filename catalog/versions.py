@@ -1,0 +1,147 @@
+"""The versions of one object: which is there, which is the latest, and what changes when one comes or goes.
+
+Invariants:
+- Unversioned buckets: one object row holds the only version.
+- Versioned buckets: each version and delete marker has a version row and a row in the index of version ids; the object
+  row names the newest of them and is absent exactly while that is a marker or there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reedbed.catalog import keys, records, slices
+from reedbed.catalog.buckets import Bucket
+from reedbed.catalog.edit import Edit
+from reedbed.catalog.engine import Reader
+from reedbed.catalog.records import LatestRow, VersionRow
+from reedbed.common.errors import Corrupt, NotFound
+from reedbed.common.ids import Id, format_id
+from reedbed.protos import catalog_pb2
+from reedbed.protos.names import shown
+
+
+def current(reader: Reader, bucket: Bucket, key: bytes) -> VersionRow | None:
+    """The visible version of an object."""
+    row_key = keys.objects(bucket.number) + key
+    data = reader.get(row_key)
+    return None if data is None else from_object_row(reader, bucket, row_key, data)
+
+
+def from_object_row(reader: Reader, bucket: Bucket, row_key: bytes, data: bytes) -> VersionRow:
+    """The visible version that an object row holds or names."""
+    if not bucket.versioned:
+        return records.VERSION.decode(data, row_key)
+    seq = records.LATEST.decode(data, row_key).seq
+    version_key = keys.version(bucket.number, row_key[5:], seq)
+    stored = reader.get(version_key)
+    if stored is None:
+        raise Corrupt("an object names a version that is missing", where=f"bucket {bucket.name}", hint="Restore it")
+    return records.VERSION.decode(stored, version_key)
+
+
+def by_id(reader: Reader, bucket: Bucket, key: bytes, version: Id) -> VersionRow | None:
+    """One version of an object, perhaps a delete marker."""
+    if not bucket.versioned:
+        row = current(reader, bucket, key)
+        return row if row is not None and row.version == version else None
+    index_key = keys.version_index(bucket.number, version)
+    data = reader.get(index_key)
+    if data is None:
+        return None
+    version_key = keys.version(bucket.number, key, records.LATEST.decode(data, index_key).seq)
+    stored = reader.get(version_key)
+    return None if stored is None else records.VERSION.decode(stored, version_key)
+
+
+def newest(reader: Reader, bucket: Bucket, key: bytes) -> VersionRow | None:
+    """The newest version of a versioned bucket's object, perhaps a delete marker."""
+    return next(_of_key(reader, bucket, key), None)
+
+
+def require(reader: Reader, bucket: Bucket, key: bytes, version: Id | None) -> VersionRow:
+    """That version, or the visible one; NotFound says whether object or version is missing."""
+    row = current(reader, bucket, key) if version is None else by_id(reader, bucket, key, version)
+    where = f"reedbed://{bucket.name}/{shown(key)}"
+    if row is None and version is None:
+        raise NotFound(f"there is no object {shown(key)!r} in bucket {bucket.name!r}", where=where)
+    if row is None:
+        raise NotFound(
+            f"object {shown(key)!r} in bucket {bucket.name!r} has no version {format_id(version or b'')}", where=where
+        )
+    if row.marker:
+        raise NotFound(f"version {format_id(row.version)} of object {shown(key)!r} is a delete marker", where=where)
+    return row
+
+
+def install(edit: Edit, bucket: Bucket, key: bytes, row: VersionRow) -> None:
+    """Make `row`, whose slices are held already, the newest version. Unversioned: the one before is released."""
+    writer = edit.writer
+    object_key = keys.objects(bucket.number) + key
+    before = writer.get(object_key)
+    if not bucket.versioned:
+        writer.put(object_key, records.VERSION.encode(row))
+        if before is not None:
+            _let_go(edit, records.VERSION.decode(before, object_key))
+    else:
+        latest = records.LATEST.encode(LatestRow(row.seq))
+        writer.put(keys.version(bucket.number, key, row.seq), records.VERSION.encode(row))
+        writer.put(keys.version_index(bucket.number, Id(row.version)), latest)
+        if row.marker:
+            writer.delete(object_key)
+        else:
+            writer.put(object_key, latest)
+    edit.count(objects=(not row.marker) - (before is not None))
+    if not row.marker:
+        edit.count(versions=1, bytes=row.size)
+
+
+def remove(edit: Edit, bucket: Bucket, key: bytes, row: VersionRow) -> None:
+    """Remove a version that is there, and expose the one before if it was the newest."""
+    writer = edit.writer
+    object_key = keys.objects(bucket.number) + key
+    before = writer.get(object_key) is not None
+    if bucket.versioned:
+        writer.delete(keys.version(bucket.number, key, row.seq))
+        writer.delete(keys.version_index(bucket.number, Id(row.version)))
+        exposed = newest(writer, bucket, key)
+        if exposed is None or exposed.marker:
+            after = False
+            writer.delete(object_key)
+        else:
+            after = True
+            writer.put(object_key, records.LATEST.encode(LatestRow(exposed.seq)))
+    else:
+        after = False
+        writer.delete(object_key)
+    edit.count(objects=after - before)
+    if not row.marker:
+        _let_go(edit, row)
+
+
+def info(bucket: Bucket, key: bytes, row: VersionRow, *, latest: bool = True) -> catalog_pb2.ObjectInfo:
+    """What a version's row tells, as a message."""
+    return catalog_pb2.ObjectInfo(
+        bucket=bucket.name,
+        key=key,
+        version=row.version,
+        size=row.size,
+        checksum=row.checksum,
+        content_type=row.content_type,
+        metadata=row.metadata,
+        modified_us=row.modified_us,
+        profile=row.profile,
+        latest=latest,
+        delete_marker=row.marker,
+    )
+
+
+def _of_key(reader: Reader, bucket: Bucket, key: bytes) -> Iterator[VersionRow]:
+    prefix = keys.versions_of(bucket.number, key)
+    for row_key, data in reader.scan(prefix, keys.after(prefix)):
+        yield records.VERSION.decode(data, row_key)
+
+
+def _let_go(edit: Edit, row: VersionRow) -> None:
+    slices.release(edit, row)
+    edit.count(versions=-1, bytes=-row.size)
