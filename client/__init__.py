@@ -1,0 +1,1 @@
+"""The SDK: asynchronous core, synchronous face."""

@@ -1,0 +1,265 @@
+"""The catalog's calls with our types: what to ask and how to read the answers. Trying again is the link's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from reedbed.client.link import CatalogLink
+from reedbed.common.clock import Clock, Deadline
+from reedbed.common.errors import Corrupt, NotFound, ReedbedError, ResourceExhausted
+from reedbed.common.ids import Id, format_id, parse_id
+from reedbed.common.limits import PAGE_MAX, SLICES_CHUNK
+from reedbed.ec.profiles import Profile, parse_profile
+from reedbed.protos import catalog_pb2, methods
+from reedbed.protos.convert import (
+    bucket_from_message,
+    error_from_message,
+    extent_to_message,
+    extents_by_id,
+    info_from_message,
+    slice_from_message,
+    slice_to_message,
+)
+from reedbed.protos.names import shown
+from reedbed.protos.types import BucketInfo, CommonPrefix, Extent, ObjectInfo, Slice, from_us
+
+_PROFILE_GOOD_S: Final = 30.0  # a bucket may be deleted and made anew with another profile: then bytes are recoded
+
+Deadlines = Callable[[], Deadline]  # a fresh deadline for each page of a listing
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A version of an object, the latest without `version`."""
+
+    bucket: str
+    key: bytes
+    version: Id | None = None
+
+    @property
+    def where(self) -> str:
+        return f"{self.bucket}/{shown(self.key)}" + (f" version {format_id(self.version)}" if self.version else "")
+
+    def message(self) -> catalog_pb2.Target:
+        return catalog_pb2.Target(bucket=self.bucket, key=self.key, version=self.version or b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A version with where its bytes are: slices in order, from index `first` on, and the extents that they name."""
+
+    info: ObjectInfo
+    slices: tuple[Slice, ...]
+    extents: dict[bytes, Extent]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UploadInfo:
+    """A long upload that has begun and not ended. `bytes` counts the slices registered so far."""
+
+    id: str
+    bucket: str
+    key: str
+    started: datetime
+    slices: int
+    bytes: int
+
+
+class Catalog:
+    """Typed calls to the catalog, each within a deadline. All raise what the catalog raises, and what the link does."""
+
+    def __init__(self, link: CatalogLink, clock: Clock) -> None:
+        self._link = link
+        self._clock = clock
+        self._buckets: dict[str, tuple[float, BucketInfo]] = {}
+
+    # --- buckets ---
+
+    async def create_bucket(
+        self, name: str, versioned: bool, profile: Profile | None, deadline: Deadline
+    ) -> BucketInfo:
+        request = catalog_pb2.CreateBucketRequest(
+            name=name, versioned=versioned, profile=profile.name if profile else ""
+        )
+        self._buckets.pop(name, None)
+        reply = await self._link.call(methods.CREATE_BUCKET, request, catalog_pb2.Bucket, deadline, effect="once")
+        return bucket_from_message(reply)
+
+    async def delete_bucket(self, name: str, deadline: Deadline) -> None:
+        self._buckets.pop(name, None)
+        request = catalog_pb2.BucketRequest(name=name)
+        await self._link.call(methods.DELETE_BUCKET, request, catalog_pb2.Empty, deadline, effect="once")
+
+    async def stat_bucket(self, name: str, deadline: Deadline) -> BucketInfo:
+        request = catalog_pb2.BucketRequest(name=name)
+        info = bucket_from_message(await self._link.call(methods.STAT_BUCKET, request, catalog_pb2.Bucket, deadline))
+        self._buckets[name] = (self._clock.monotonic(), info)
+        return info
+
+    async def bucket_profile(self, name: str, deadline: Deadline) -> Profile:
+        """What the bucket's objects are to be coded with, remembered for a while."""
+        known = self._buckets.get(name)
+        if known is None or self._clock.monotonic() - known[0] > _PROFILE_GOOD_S:
+            return parse_profile((await self.stat_bucket(name, deadline)).profile)
+        return parse_profile(known[1].profile)
+
+    def forget_bucket(self, name: str) -> None:
+        """After an error that says that it is not as remembered."""
+        self._buckets.pop(name, None)
+
+    async def list_buckets(self, deadlines: Deadlines) -> AsyncIterator[list[BucketInfo]]:
+        after = ""
+        while True:
+            request = catalog_pb2.ListBucketsRequest(start_after=after, limit=PAGE_MAX)
+            reply = await self._link.call(methods.LIST_BUCKETS, request, catalog_pb2.ListBucketsReply, deadlines())
+            yield [bucket_from_message(bucket) for bucket in reply.buckets]
+            if not reply.more or not reply.buckets:
+                return
+            after = reply.buckets[-1].name
+
+    # --- objects ---
+
+    async def lookup(self, targets: Sequence[Target], slices: bool, deadline: Deadline) -> list[Content | ReedbedError]:
+        """For each target its content (without slices unless asked for) or the error that it alone has."""
+        request = catalog_pb2.LookupRequest(targets=[target.message() for target in targets], slices=slices)
+        reply = await self._link.call(methods.LOOKUP, request, catalog_pb2.LookupReply, deadline)
+        if len(reply.found) != len(targets):
+            raise Corrupt(f"{len(reply.found)} answers to {len(targets)} lookups", where=self._link.endpoint)
+        contents = [_content(found) for found in reply.found]
+        late = [index for index, content in enumerate(contents) if isinstance(content, ResourceExhausted)]
+        if late and late[0] > 0:  # the answer had room for those before
+            rest = await self.lookup([targets[index] for index in late], slices, deadline)
+            for index, content in zip(late, rest, strict=True):
+                contents[index] = content
+        return contents
+
+    async def find(self, target: Target, slices: bool, deadline: Deadline) -> Content:
+        """The content of one target; NotFound where there is none."""
+        (found,) = await self.lookup([target], slices, deadline)
+        if isinstance(found, ReedbedError):
+            if isinstance(found, NotFound):
+                self.forget_bucket(target.bucket)
+            raise found
+        return found
+
+    async def more_slices(self, target: Target, first: int, deadline: Deadline) -> Content:
+        """Slices of a version from index `first` on; the target names the version. `info` is not filled."""
+        request = catalog_pb2.SlicesRequest(target=target.message(), first=first, limit=4 * SLICES_CHUNK)
+        reply = await self._link.call(methods.SLICES, request, catalog_pb2.SlicesReply, deadline)
+        slices = tuple(slice_from_message(message) for message in reply.slices)
+        return Content(_NOBODY, slices, dict(extents_by_id(reply.extents)), reply.more)
+
+    async def list_objects(
+        self, bucket: str, prefix: bytes, delimiter: bytes, start_after: bytes, deadlines: Deadlines
+    ) -> AsyncIterator[list[ObjectInfo | CommonPrefix]]:
+        """Pages of a listing in the order of keys; each holds as of its own instant."""
+        token = b""
+        while True:
+            request = catalog_pb2.ListRequest(
+                bucket=bucket, prefix=prefix, delimiter=delimiter, start_after=start_after, limit=PAGE_MAX, token=token
+            )
+            reply = await self._link.call(methods.LIST, request, catalog_pb2.ListReply, deadlines())
+            yield [_row(bucket, row) for row in reply.rows]
+            token = reply.token
+            if not token:
+                return
+
+    async def list_versions(self, bucket: str, prefix: bytes, deadlines: Deadlines) -> AsyncIterator[list[ObjectInfo]]:
+        """Pages of all versions, delete markers too: keys in order, the newest version of each first."""
+        token = b""
+        while True:
+            request = catalog_pb2.ListVersionsRequest(bucket=bucket, prefix=prefix, limit=PAGE_MAX, token=token)
+            reply = await self._link.call(methods.LIST_VERSIONS, request, catalog_pb2.ListReply, deadlines())
+            yield [info_from_message(row.info) for row in reply.rows]
+            token = reply.token
+            if not token:
+                return
+
+    # --- uploads ---
+
+    async def begin_upload(self, upload: Id, target: Target, deadline: Deadline) -> None:
+        request = catalog_pb2.BeginUploadRequest(id=upload, bucket=target.bucket, key=target.key)
+        await self._link.call(methods.BEGIN_UPLOAD, request, catalog_pb2.Empty, deadline, effect="same")
+
+    async def register(
+        self, upload: Id, first: int, slices: Sequence[Slice], extents: Sequence[Extent], deadline: Deadline
+    ) -> None:
+        """Pins extents until the upload ends; its slices count up from `first`."""
+        request = catalog_pb2.RegisterRequest(
+            upload=upload,
+            first=first,
+            slices=[slice_to_message(slice_) for slice_ in slices],
+            extents=[extent_to_message(extent) for extent in extents],
+        )
+        await self._link.call(methods.REGISTER, request, catalog_pb2.Empty, deadline, effect="same")
+
+    async def abort_upload(self, upload: Id, deadline: Deadline) -> None:
+        request = catalog_pb2.AbortUploadRequest(upload=upload)
+        await self._link.call(methods.ABORT_UPLOAD, request, catalog_pb2.Empty, deadline, effect="once")
+
+    async def list_uploads(self, bucket: str, deadlines: Deadlines) -> AsyncIterator[list[UploadInfo]]:
+        after = b""
+        while True:
+            request = catalog_pb2.ListUploadsRequest(bucket=bucket, after=after, limit=PAGE_MAX)
+            reply = await self._link.call(methods.LIST_UPLOADS, request, catalog_pb2.ListUploadsReply, deadlines())
+            yield [_upload(upload) for upload in reply.uploads]
+            if not reply.more or not reply.uploads:
+                return
+            after = reply.uploads[-1].id
+
+    # --- the whole ---
+
+    async def status(self, deadline: Deadline) -> dict[str, Any]:
+        """What catalogd says of itself and the cluster."""
+        reply = await self._link.call(
+            methods.CATALOG_STATUS, catalog_pb2.CatalogStatusRequest(), catalog_pb2.CatalogStatusReply, deadline
+        )
+        return self._object(reply.json)
+
+    async def operate(self, order: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+        """Gives catalogd an operator's order, which may be given twice without harm; what came of it."""
+        request = catalog_pb2.OperateRequest(json=json.dumps(order).encode())
+        reply = await self._link.call(methods.OPERATE, request, catalog_pb2.OperateReply, deadline, effect="same")
+        return self._object(reply.json)
+
+    def _object(self, raw: bytes) -> dict[str, Any]:
+        try:
+            told = json.loads(raw)
+        except ValueError:
+            told = None
+        if not isinstance(told, dict):
+            raise Corrupt("the catalog's answer is not a JSON object", where=self._link.endpoint)
+        return told
+
+
+# stands where an answer has slices only
+_NOBODY: Final = ObjectInfo("", "", 0, format_id(bytes(16)), "crc32c:AAAAAA==", None, {}, from_us(0), "")
+
+
+def _content(found: catalog_pb2.Found) -> Content | ReedbedError:
+    if found.HasField("error"):
+        return error_from_message(found.error)
+    slices = tuple(slice_from_message(message) for message in found.slices)
+    return Content(info_from_message(found.info), slices, dict(extents_by_id(found.extents)), found.more)
+
+
+def _row(bucket: str, row: catalog_pb2.ListRow) -> ObjectInfo | CommonPrefix:
+    if row.HasField("info"):
+        return info_from_message(row.info)
+    return CommonPrefix(bucket, row.prefix.decode("utf-8", "surrogateescape"))
+
+
+def _upload(message: catalog_pb2.Upload) -> UploadInfo:
+    key = message.key.decode("utf-8", "surrogateescape")
+    id_ = format_id(message.id)
+    return UploadInfo(id_, message.bucket, key, from_us(message.started_us), message.slices, message.bytes)
+
+
+def version_of(info: ObjectInfo) -> Id:
+    """The id of the version that an answer tells of."""
+    return parse_id(info.version)

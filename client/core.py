@@ -1,0 +1,134 @@
+"""The parts of one store, put together. Everything in here lives in one event loop of one process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import weakref
+from collections.abc import Sequence
+from typing import Final
+
+from reedbed.client.background import Background
+from reedbed.client.catalog import Catalog
+from reedbed.client.cluster import ClusterClient
+from reedbed.client.commits import CommitRounds
+from reedbed.client.get import Getter
+from reedbed.client.link import CatalogLink
+from reedbed.client.many import ManyReader
+from reedbed.client.options import Options
+from reedbed.client.packer import Packer
+from reedbed.client.put import Putter, write_flat
+from reedbed.client.sources import ForeignThreads
+from reedbed.common.clock import Clock, Deadline, SystemClock
+from reedbed.common.errors import ForkedStore, InvalidArgument, Unavailable
+from reedbed.common.metrics import Metrics
+from reedbed.ec.profiles import Profile
+from reedbed.protos.types import Extent
+from reedbed.transport.lane import Connector
+from reedbed.transport.pool import LanePool
+
+
+class Core:
+    """What the operations of a store work with."""
+
+    def __init__(self, options: Options, connector: Connector, clock: Clock | None = None, seed: int | None = None):
+        self.options = options
+        self.clock: Clock = clock or SystemClock()
+        self.metrics = Metrics()
+        self.threads = ForeignThreads()
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        rng = random.Random(seed)
+        self._pool = LanePool(connector, clock=self.clock, rng=rng)
+        self._background = Background()
+        self._link = CatalogLink(options.endpoint, self._pool, self.clock, self.metrics, rng)
+        self.cluster = ClusterClient(self._link, self._background, self.clock, self.metrics, rng)
+        self.catalog = Catalog(self._link, self.clock)
+        self.commits = CommitRounds(self.cluster, self._background, self.metrics)
+        self.packer = Packer(self._write, self._background, self.metrics)
+        self.putter = Putter(
+            self.cluster,
+            self.catalog,
+            self.commits,
+            self.packer,
+            self.clock,
+            self.metrics,
+            options.timeout,
+            options.window,
+        )
+        self.getter = Getter(self.cluster, self.catalog, self.clock, self.metrics, options.timeout, options.window)
+        self.many = ManyReader(self.getter, self.catalog, self.threads, options.concurrency)
+
+    @property
+    def background(self) -> Background:
+        return self._background
+
+    def deadline(self) -> Deadline:
+        """For one operation, or one step of a long one."""
+        return Deadline(self.options.timeout, self.clock)
+
+    def enter(self) -> None:
+        """To be called when an operation begins. ForkedStore, Unavailable or InvalidArgument where it must not."""
+        if os.getpid() != self._pid:
+            raise forked()
+        if self._closed:
+            raise Unavailable("the store is closed", hint="Connect again", retryable=False)
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+            _in_use.add(self)
+        elif self._loop is not loop:
+            raise InvalidArgument("the store belongs to another event loop", hint="Connect in each loop by itself")
+
+    async def close(self) -> None:
+        """Ends what is under way and closes all lanes. May be called twice."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._closed = True
+        await self.putter.close()
+        await self._background.close()
+        await self.cluster.close()
+        await self._pool.close()
+        self.threads.close()
+        _in_use.discard(self)
+
+    async def _write(
+        self, profile: Profile, buffer: memoryview, lengths: Sequence[int], starts: Sequence[int], deadline: Deadline
+    ) -> Extent:
+        return await write_flat(self.cluster, profile, buffer, lengths, starts, deadline)
+
+
+_HINT: Final = "Close it before the fork and connect anew, or start processes with the 'spawn' method: a store pickles"
+
+_in_use: weakref.WeakSet[Core] = weakref.WeakSet()  # stores of this process that were used and are not closed
+
+
+class _Inherited:
+    """Whether a store was in use in the process that this one was forked from, at that moment."""
+
+    told = False
+
+    @classmethod
+    def note(cls) -> None:
+        cls.told = cls.told or bool(_in_use)
+        _in_use.clear()
+
+
+os.register_at_fork(after_in_child=_Inherited.note)
+
+
+def forked_in_use() -> bool:
+    """Whether this process was forked while a store was in use: threads of gRPC, which it lacks, held its locks."""
+    return _Inherited.told
+
+
+def forked() -> ForkedStore:
+    """The error of a store that is used in a process forked from the one that opened it."""
+    return ForkedStore("this store was opened in the process that this one was forked from", hint=_HINT)
+
+
+def forked_from_use() -> ForkedStore:
+    """The error of a new store that cannot work, since another one was in use when the process was forked."""
+    return ForkedStore("a store was in use when this process was forked, so gRPC does not work in it", hint=_HINT)

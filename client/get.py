@@ -1,0 +1,237 @@
+"""GET: a version's slices are read into their final place, several at a time, and every byte is checked.
+
+Invariants:
+- All bytes of one read are of one version. If that is gone meanwhile, the read raises NotFound.
+- Blocks are checked as they come (extents room); a whole version also against the checksum of its content, before
+  its last bytes are handed on.
+- A stream holds at most `window` bytes ahead of its reader, and one unit more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import Final
+
+from reedbed.client.arguments import clip
+from reedbed.client.catalog import Catalog, Content, Target
+from reedbed.client.cluster import ClusterClient
+from reedbed.client.contents import Handle, Part
+from reedbed.client.flight import first_error
+from reedbed.common.checksums import crc32c, format_checksum
+from reedbed.common.clock import Clock, Deadline
+from reedbed.common.errors import Corrupt, DataLoss, PreconditionFailed, Unavailable, UnknownShard
+from reedbed.common.limits import MIB
+from reedbed.common.metrics import Metrics
+from reedbed.extents.offload import off_loop
+from reedbed.extents.read import read_extent
+from reedbed.protos.types import ObjectInfo
+
+UNIT: Final = 16 * MIB  # of a long read; units end at multiples of it, as the extents of most profiles do
+_TRIES: Final = 4
+_PAUSE_S: Final = 0.05  # before the same bytes are asked for again; doubles
+
+
+class Getter:
+    """All reads of one store. Only within its event loop."""
+
+    def __init__(
+        self,
+        cluster: ClusterClient,
+        catalog: Catalog,
+        clock: Clock,
+        metrics: Metrics,
+        timeout: float | None,
+        window: int,
+    ) -> None:
+        self._cluster = cluster
+        self._catalog = catalog
+        self._clock = clock
+        self._metrics = metrics
+        self._timeout = timeout
+        self.window = window
+        self.buffered = 0  # bytes of streams that were read and not yet handed on
+        self.buffered_most = 0
+
+    def deadline(self) -> Deadline:
+        return Deadline(self._timeout, self._clock)
+
+    async def open(self, target: Target, deadline: Deadline) -> Handle:
+        """Looks a version up. NotFound where there is none."""
+        return self.handle(target, await self._catalog.find(target, True, deadline))
+
+    def handle(self, target: Target, content: Content) -> Handle:
+        return Handle(self._catalog, target, content)
+
+    async def get(self, target: Target, start: int, end: int | None) -> bytes:
+        """The bytes of a range, `end` clipped to the size. InvalidArgument for a start past the end."""
+        deadline = self.deadline()
+        handle = await self.open(target, deadline)
+        first, last = clip(start, end, handle.info.size, target.where)
+        return await self.get_range(handle, first, last, deadline)
+
+    async def get_range(self, handle: Handle, start: int, end: int, deadline: Deadline) -> bytes:
+        """The bytes of a range within the version."""
+        # a BytesIO hands out what was written into its buffer without a copy
+        holder = io.BytesIO(bytes(end - start))
+        with holder.getbuffer() as view:
+            await self.read_into(handle, start, view, deadline)
+        return holder.getvalue()
+
+    async def get_into(self, target: Target, buffer: memoryview, start: int) -> int:
+        """Fills min(buffer, rest of the version) bytes and returns how many. After an error it may hold anything."""
+        deadline = self.deadline()
+        handle = await self.open(target, deadline)
+        first, last = clip(start, start + len(buffer), handle.info.size, target.where)
+        await self.read_into(handle, first, buffer[: last - first], deadline)
+        return last - first
+
+    async def read_into(self, handle: Handle, start: int, view: memoryview, deadline: Deadline) -> None:
+        """Fills the view from `start` of the version. The deadline holds for one unit; further ones get their own."""
+        end = start + len(view)
+        units = list(_units(start, end))
+        if len(units) == 1:
+            await self._read(handle, start, end, view, deadline)
+        elif units:
+            slots = asyncio.Semaphore(self._in_flight())
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for first, last in units:
+                        await slots.acquire()
+                        group.create_task(
+                            self._read_unit(handle, first, last, view[first - start : last - start], slots)
+                        )
+            except BaseExceptionGroup as errors:
+                raise first_error(errors) from None
+        if start == 0 and end == handle.info.size:
+            _check_whole(handle, await off_loop(end, lambda: crc32c(view)))
+        self._metrics.add("gets.bytes", end - start)
+
+    async def stream(
+        self, handle: Handle, start: int, end: int, free: list[bytearray] | None = None
+    ) -> AsyncGenerator[memoryview, None]:
+        """The bytes of a range in pieces of up to UNIT, in order, read ahead.
+
+        Whoever gives `free` puts buffers back there that it has done with, for the next pieces.
+        """
+        units = _units(start, end)
+        room = min(UNIT, end - start)  # of a buffer that serves for any piece
+        ahead: deque[tuple[asyncio.Task[memoryview], int]] = deque()
+        value = 0
+        whole = start == 0 and end == handle.info.size
+        at = start
+        try:
+            while True:
+                while len(ahead) < self._in_flight():
+                    unit = next(units, None)
+                    if unit is None:
+                        break
+                    ahead.append((asyncio.create_task(self._fetch(handle, *unit, room, free)), unit[1] - unit[0]))
+                    self.hold(unit[1] - unit[0])
+                if not ahead:
+                    break
+                piece = await ahead[0][0]
+                self.hold(-ahead.popleft()[1])
+                at += len(piece)
+                if whole:
+                    before = value
+                    value = await off_loop(len(piece), lambda piece=piece, before=before: crc32c(piece, before))  # type: ignore[misc]
+                    if at == end:
+                        _check_whole(handle, value)
+                self._metrics.add("gets.bytes", len(piece))
+                yield piece
+        finally:
+            for task, size in ahead:
+                task.cancel()
+                self.hold(-size)
+            if ahead:
+                await asyncio.wait([task for task, _ in ahead])
+                for task, _ in ahead:
+                    if not task.cancelled():
+                        task.exception()  # the first error in order is the one that was raised
+
+    async def get_iter(self, target: Target, start: int, end: int | None) -> AsyncGenerator[memoryview, None]:
+        """`stream` of a version that is looked up first."""
+        handle = await self.open(target, self.deadline())
+        first, last = clip(start, end, handle.info.size, target.where)
+        async with aclosing(self.stream(handle, first, last)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def stat(self, target: Target) -> ObjectInfo:
+        return (await self._catalog.find(target, False, self.deadline())).info
+
+    def _in_flight(self) -> int:
+        return max(1, self.window // UNIT)
+
+    def hold(self, size: int) -> None:
+        """Counts bytes that are read, or being read, ahead of whoever asked."""
+        self.buffered += size
+        self.buffered_most = max(self.buffered_most, self.buffered)
+
+    async def _fetch(self, handle: Handle, start: int, end: int, room: int, free: list[bytearray] | None) -> memoryview:
+        buffer = free.pop() if free else bytearray(end - start if free is None else room)
+        view = memoryview(buffer)[: end - start]
+        await self._read(handle, start, end, view, self.deadline())
+        return view
+
+    async def _read_unit(
+        self, handle: Handle, start: int, end: int, view: memoryview, slots: asyncio.Semaphore
+    ) -> None:
+        await self._read(handle, start, end, view, self.deadline())
+        slots.release()
+
+    async def _read(self, handle: Handle, start: int, end: int, view: memoryview, deadline: Deadline) -> None:
+        """One unit. Where its bytes are not where they were said to be, the version is looked up again."""
+        await self._cluster.ready(deadline)
+        for attempt in range(_TRIES):
+            seen = handle.generation
+            parts = await handle.parts(start, end, deadline)
+            try:
+                return await self._read_parts(parts, view, deadline)
+            except (Corrupt, DataLoss, Unavailable, UnknownShard, PreconditionFailed) as error:
+                if attempt + 1 == _TRIES or not error.retryable or deadline.left() == 0.0:
+                    raise
+                self._metrics.add("gets.looked_up_again")
+                await handle.renew(seen, deadline)
+                if await handle.parts(start, end, deadline) == parts:
+                    if not isinstance(error, Unavailable) and type(error) is not Corrupt:
+                        raise  # an unchanged answer: the bytes are lost
+                    pause = _PAUSE_S * 2**attempt
+                    if (left := deadline.left()) is not None and left <= pause:
+                        raise
+                    await asyncio.sleep(pause)
+
+    async def _read_parts(self, parts: list[Part], view: memoryview, deadline: Deadline) -> None:
+        if len(parts) == 1:
+            part = parts[0]
+            await read_extent(self._cluster, part.extent, part.offset, part.length, view, deadline)
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                for part in parts:
+                    place = view[part.at : part.at + part.length]
+                    group.create_task(
+                        read_extent(self._cluster, part.extent, part.offset, part.length, place, deadline)
+                    )
+        except BaseExceptionGroup as errors:
+            raise first_error(errors) from None
+
+
+def _units(start: int, end: int) -> Iterator[tuple[int, int]]:
+    while start < end:
+        border = min(end, (start // UNIT + 1) * UNIT)
+        yield start, border
+        start = border
+
+
+def _check_whole(handle: Handle, value: int) -> None:
+    if format_checksum(value) != handle.info.checksum:
+        raise Corrupt(
+            f"the content has {format_checksum(value)} instead of {handle.info.checksum}",
+            where=handle.target.where,
+            hint="Each block matched its own checksum, so report this as a bug",
+        )

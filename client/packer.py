@@ -1,0 +1,256 @@
+"""Packing: small objects that are put at the same time share an extent, and one round of shard writes.
+
+A put is written at once when less than ROUNDS writes of its bucket and profile are under way; otherwise it gathers
+with others until one of them ends. So an idle client adds no wait, and a busy one writes full extents.
+
+Invariants:
+- Objects of one extent share its write, nothing else: each is committed by itself, and its error is its own.
+- What is stored is a copy of the caller's bytes; its sum is the version's, and a caller's buffer is summed again after
+  the write, so that one that changed meanwhile is refused.
+- One that was given up is not committed, unless its commit had begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from reedbed.client.background import Background, ended
+from reedbed.common.checksums import crc32c, format_checksum
+from reedbed.common.clock import Deadline
+from reedbed.common.errors import Corrupt, DeadlineExceeded, InvalidArgument, ReedbedError, Unavailable, rebuild
+from reedbed.common.limits import KIB, MIB
+from reedbed.common.metrics import Metrics
+from reedbed.ec.cut import Packing, extent_bytes, layout_for, pack
+from reedbed.ec.profiles import Profile
+from reedbed.protos.types import Extent, ObjectInfo, Slice
+
+PACK_MAX: Final = 512 * KIB  # larger objects get extents of their own
+ROUNDS: Final = 2  # extents of one bucket and profile under way at once: one is sent while the next is summed
+EXTENT_OBJECTS: Final = 4096  # objects of one extent
+PACKED_BYTES: Final = 16 * MIB  # of one extent, also where the profile would allow more
+_INLINE_COPY: Final = 256 * KIB  # more is copied and summed in a thread
+_WORTH: Final = 1.1  # whole objects within one shard may cost that much more than equal shards
+
+
+class WriteExtent(Protocol):
+    """Writes one extent; `starts` are the offsets at which objects begin in it, in order."""
+
+    async def __call__(
+        self, profile: Profile, buffer: memoryview, lengths: Sequence[int], starts: Sequence[int], deadline: Deadline
+    ) -> Extent: ...
+
+
+Commit = Callable[[tuple[Slice, ...], tuple[Extent, ...], int, Deadline], Awaitable[ObjectInfo]]
+
+
+@dataclass(slots=True, eq=False)
+class Small:
+    """One object to be packed. `commit` takes its slices, their extents, its CRC32C and its deadline.
+
+    With `renew` its time begins when its extent does: one of many that were handed in at once waits for the others.
+    """
+
+    data: memoryview
+    expected: int | None  # the caller's own CRC32C
+    deadline: Deadline
+    commit: Commit
+    where: str
+    mutable: bool = True  # else the caller's buffer cannot change
+    renew: Callable[[], Deadline] | None = None
+    committing: bool = False
+    result: asyncio.Future[ObjectInfo | ReedbedError] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    def expire(self) -> None:
+        """The time of whoever waits is up; a commit keeps the deadline itself, and knows whether it was sent."""
+        if not self.committing and not self.result.done():
+            self.result.set_result(DeadlineExceeded("the object was not written in time", where=self.where))
+
+
+@dataclass(slots=True)
+class _Lot:
+    """What waits for one bucket and profile."""
+
+    profile: Profile
+    queue: deque[Small] = field(default_factory=deque)
+    writing: int = 0
+
+
+class Packer:
+    """All small puts of one client. Only within the store's event loop."""
+
+    def __init__(self, write: WriteExtent, background: Background, metrics: Metrics) -> None:
+        self._write = write
+        self._background = background
+        self._metrics = metrics
+        self._lots: dict[tuple[str, Profile], _Lot] = {}
+        self._closed = False
+
+    def submit(self, bucket: str, profile: Profile, small: Small) -> None:
+        """Takes the object in; `small.result` gets its info or its error. At most PACK_MAX bytes, at least one."""
+        assert 0 < len(small.data) <= PACK_MAX
+        if self._closed:
+            raise Unavailable("the store is closed", retryable=False)
+        lot = self._lots.setdefault((bucket, profile), _Lot(profile))
+        if lot.writing < ROUNDS:
+            self._background.start(self._drain((bucket, profile), lot), "packing")
+            lot.writing += 1
+        lot.queue.append(small)  # before the task that was started has its first turn
+
+    async def put(self, bucket: str, profile: Profile, small: Small) -> ObjectInfo:
+        """Submits and waits. Raises the write's or the commit's error, and DeadlineExceeded."""
+        self.submit(bucket, profile, small)
+        return await self.wait(small)
+
+    @staticmethod
+    async def wait(small: Small) -> ObjectInfo:
+        """The info of what was submitted, or its error. Giving up the wait gives up the object."""
+        left = None if small.renew else small.deadline.left()
+        timer = None if left is None else asyncio.get_running_loop().call_later(left, small.expire)
+        try:
+            result = await small.result  # cancelled with its waiter: then the object is not committed
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if isinstance(result, ReedbedError):
+            raise result
+        return result
+
+    async def _drain(self, name: tuple[str, Profile], lot: _Lot) -> None:
+        members: list[Small] = []
+        try:
+            while members := _gather(lot):
+                await self._round(lot.profile, members)
+        except BaseException as error:
+            self._closed = self._closed or isinstance(error, asyncio.CancelledError)
+            waiting = (*members, *lot.queue)
+            lot.queue.clear()
+            for small in waiting:
+                _settle(small, ended("put", error, maybe_applied=small.committing))
+            raise
+        finally:
+            lot.writing -= 1
+            if not lot.writing and not lot.queue:
+                self._lots.pop(name, None)
+
+    async def _round(self, profile: Profile, members: list[Small]) -> None:
+        sizes = [len(small.data) for small in members]
+        try:
+            packing = choose_packing(sizes, profile)
+            if sum(sizes) > _INLINE_COPY:
+                buffer, sums = await asyncio.to_thread(_copy, members, packing)
+            else:
+                buffer, sums = _copy(members, packing)
+            starts = sorted(packing.offsets)
+            extent = await self._write(profile, buffer, packing.layout.lengths, starts, _longest(members))
+        except ReedbedError as error:
+            for small in members:
+                _settle(small, error)
+            return
+        self._metrics.add("packer.extents")
+        self._metrics.add("packer.objects", len(members))
+        # commits of this extent join the round of commits; the next extent does not wait for them
+        self._background.start(self._commit(extent, members, packing, sums), "committing packed objects")
+
+    async def _commit(self, extent: Extent, members: list[Small], packing: Packing, sums: list[int]) -> None:
+        try:
+            await asyncio.gather(
+                *(
+                    _commit_one(extent, small, offset, value)
+                    for small, offset, value in zip(members, packing.offsets, sums, strict=True)
+                    if not small.result.done()
+                )
+            )
+        except BaseException as error:
+            for small in members:
+                _settle(small, ended("commit", error, maybe_applied=small.committing))
+            raise
+
+
+async def _commit_one(extent: Extent, small: Small, offset: int, value: int) -> None:
+    try:
+        check_sum(value, small.expected, small.where)
+        if small.mutable and crc32c(small.data) != value:
+            raise changed_during_put(small.where)
+        small.committing = True
+        slice_ = Slice(extent.id, offset, len(small.data))
+        _settle(small, await small.commit((slice_,), (extent,), value, small.deadline))
+    except ReedbedError as error:
+        if not small.result.done():
+            small.result.set_result(error)
+
+
+def choose_packing(sizes: Sequence[int], profile: Profile) -> Packing:
+    """Each object whole within one shard, unless equal shards are so much smaller that they are worth two reads."""
+    packed = pack(sizes, profile)
+    total = sum(sizes)
+    equal = layout_for(total, profile)
+    if packed.layout.stored(profile) <= _WORTH * equal.stored(profile):
+        return packed
+    offsets: list[int] = []
+    at = 0
+    for size in sizes:
+        offsets.append(at)
+        at += size
+    return Packing(equal, tuple(offsets))
+
+
+def check_sum(value: int, expected: int | None, where: str) -> None:
+    """Corrupt where the caller's checksum is not that of the bytes."""
+    if expected is not None and value != expected:
+        raise Corrupt(
+            f"the bytes have {format_checksum(value)}, and the caller gave {format_checksum(expected)}",
+            where=where,
+            hint="Nothing was stored; the bytes changed on their way here, or the checksum is that of others",
+        )
+
+
+def changed_during_put(where: str) -> ReedbedError:
+    return InvalidArgument(
+        "the buffer changed during the put", where=where, hint="Leave it alone until the put has returned"
+    )
+
+
+def _gather(lot: _Lot) -> list[Small]:
+    members: list[Small] = []
+    room = min(extent_bytes(lot.profile), PACKED_BYTES)
+    while lot.queue and len(members) < EXTENT_OBJECTS:
+        small = lot.queue[0]
+        if not small.result.done():
+            if members and len(small.data) > room:
+                break
+            if small.renew is not None:
+                small.deadline = small.renew()
+            members.append(small)
+            room -= len(small.data)
+        lot.queue.popleft()
+    return members
+
+
+def _copy(members: Sequence[Small], packing: Packing) -> tuple[memoryview, list[int]]:
+    """One buffer with all objects at their places, and the CRC32C of each copy."""
+    buffer = memoryview(bytearray(packing.layout.size))
+    sums: list[int] = []
+    for small, offset in zip(members, packing.offsets, strict=True):
+        place = buffer[offset : offset + len(small.data)]
+        place[:] = small.data
+        sums.append(crc32c(place))
+    return buffer, sums
+
+
+def _longest(members: Sequence[Small]) -> Deadline:
+    return max((small.deadline for small in members), key=lambda d: float("inf") if (s := d.left()) is None else s)
+
+
+def _settle(small: Small, result: ObjectInfo | ReedbedError) -> None:
+    if small.result.done():
+        return
+    if isinstance(result, ReedbedError):
+        # each gets an error of its own: a shared one would collect the tracebacks of all
+        result = rebuild(result.code, result.what, result.where, result.hint, result.retryable, result.maybe_applied)
+    small.result.set_result(result)
