@@ -89,6 +89,7 @@ class FaultyProxy:
         self.held = 0  # answers, at the time
         self.altered = 0  # bytes flipped and pieces torn so far
         self.connections = 0  # accepted so far
+        self.answered = 0  # bytes that the server said so far
         self._http2 = http2
         self._rng = rng or random.Random(1)
         self._server: asyncio.Server | None = None
@@ -190,6 +191,7 @@ class FaultyProxy:
         while data := await reader.read(_PIECE):
             start, contents = frames.feed(data) if self._http2 else (0, [(0, len(data))])
             if answers:
+                self.answered += len(data)
                 if self.drop_next_answer and start >= 0:
                     self.drop_next_answer = False
                     self.dropped += 1
