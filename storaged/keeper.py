@@ -106,10 +106,10 @@ class Keeper:
         """One round of everything; whether the checkpoint is written. ReedbedError only for a damaged index."""
         with self._stepping:
             self._punch_all()
-            segments = self._checkpoint()
-            if segments is None:
+            settled = self._checkpoint()
+            if settled is None:
                 return False
-            self._unlink_dead(segments)
+            self._unlink_dead(settled)
             self._kept.reserve.take()
             return True
 
@@ -145,7 +145,7 @@ class Keeper:
                 log.warning("%s: no hole in segment %x: %s", self._kept.disk.root, entry.segment, error)
 
     def _checkpoint(self) -> dict[int, SegmentInfo] | None:
-        """The segments as the index knows them now, None if it could not be written."""
+        """The segments that get no more records, as the index knows them now; None if it could not be written."""
         kept, writer = self._kept, self._writer()
         if writer.failed:
             return None
@@ -156,10 +156,11 @@ class Keeper:
             self._failed(error)
             return None
         with kept.book.changing:
-            segments = kept.book.segments()
+            end = writer.end  # as of now: by the time of the unlinking, what was the highest may hold new shards
+            settled = {number: info for number, info in kept.book.segments().items() if number < end.segment}
             if not kept.book.dirty():
-                return segments
-            changes = kept.book.freeze(writer.end)
+                return settled
+            changes = kept.book.freeze(end)
         try:
             kept.reserve.helping(lambda: kept.index.commit(changes))
         except (OSError, ReedbedError) as error:
@@ -171,7 +172,7 @@ class Keeper:
         kept.book.written()
         kept.metrics.add("store.checkpoints")
         self._full = False
-        return segments
+        return settled
 
     def _failed(self, error: OSError) -> None:
         if error.errno in NO_ROOM:
@@ -180,13 +181,12 @@ class Keeper:
         else:
             self._writer().fail(f"the checkpoint failed: {error.strerror or error}")
 
-    def _unlink_dead(self, segments: dict[int, SegmentInfo]) -> None:
-        """`segments` is what the index knows: rows that name a segment must have left it before the segment goes."""
+    def _unlink_dead(self, settled: dict[int, SegmentInfo]) -> None:
+        """`settled` is what the index knows: rows that name a segment must have left it before the segment goes."""
         kept, writer = self._kept, self._writer()
         bad = {region.segment for region in kept.damage.regions()}
-        highest = writer.end.segment
-        for number, info in sorted(segments.items()):
-            if info.live or number >= highest or number in bad or writer.failed:
+        for number, info in sorted(settled.items()):
+            if info.live or number in bad or writer.failed:
                 continue
             if info.notes:
                 self._carry(number)

@@ -15,7 +15,7 @@ from reedbed.common.errors import AlreadyExists, DamagedShard, DeviceFailed, Dis
 from reedbed.storaged import record
 from reedbed.storaged.calls import Removal, RemoveOrder
 from reedbed.storaged.disk_twin import MemoryDisk
-from reedbed.storaged.index import DATA, FOLDER
+from reedbed.storaged.index import DATA, FOLDER, Changes, Index
 from reedbed.storaged.index_check import find_damage, find_damage_in_child
 from reedbed.storaged.record import HEAD, SEGMENT_HEADER
 from reedbed.storaged.segments import segment_name, segment_numbers
@@ -591,3 +591,26 @@ def test_a_shard_removed_under_a_read_is_unknown_not_damaged(
     with pytest.raises(UnknownShard):
         store.read(extent(1), 0, 0, 1000)
     assert store.status().damaged == 0
+
+
+def test_a_segment_filled_during_the_checkpoint_stays(
+    opened: Opener, disk: MemoryDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing alive lay in the highest segment when the checkpoint began; by its end it holds shards and is full."""
+    store = opened(segment_bytes=4096, checkpoint_seconds=1e9)
+    put(store, 1)
+    remove(store, 1)
+    expected: dict[int, bytes] = {}
+    commit = Index.commit
+
+    def slow_commit(index: Index, changes: Changes) -> None:
+        commit(index, changes)
+        expected.update(put(store, *range(2, 9)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "commit", slow_commit)
+        assert store.checkpoint()
+    assert len(segment_numbers(disk)) > 1
+    check(store, expected)
+    store.close(clean=False)
+    check(opened(), expected)
