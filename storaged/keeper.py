@@ -3,7 +3,7 @@
 One step does, in this order:
 1. punch holes where removed shards lie; before the checkpoint, so that a hole that a crash prevented is punched after
    the replay
-2. make the PG generations and known damage durable, then the checkpoint
+2. freeze what the checkpoint will hold, make the PG generations and known damage durable, then the checkpoint
 3. unlink segments below the mark that hold no live shard and no note that is needed, oldest first, each durably before
    the next: a removal record outlives every segment that holds its shard
 4. let the writer carry needed notes out of segments that hold nothing else
@@ -149,26 +149,25 @@ class Keeper:
         kept, writer = self._kept, self._writer()
         if writer.failed:
             return None
-        try:
-            kept.reserve.helping(kept.generations.save)
-            kept.reserve.helping(kept.damage.save)
-        except OSError as error:
-            self._failed(error)
-            return None
         with kept.book.changing:
             end = writer.end  # as of now: by the time of the unlinking, what was the highest may hold new shards
             settled = {number: info for number, info in kept.book.segments().items() if number < end.segment}
-            if not kept.book.dirty():
-                return settled
-            changes = kept.book.freeze(end)
+            changes = kept.book.freeze(end) if kept.book.dirty() else None
         try:
-            kept.reserve.helping(lambda: kept.index.commit(changes))
+            # what the index covers is not replayed, so what its records tell of generations must be kept before
+            kept.reserve.helping(kept.generations.save)
+            kept.reserve.helping(kept.damage.save)
+            if changes is not None:
+                kept.reserve.helping(lambda: kept.index.commit(changes))
         except (OSError, ReedbedError) as error:
-            kept.book.failed(changes)
+            if changes is not None:
+                kept.book.failed(changes)
             if isinstance(error, ReedbedError):
                 raise
             self._failed(error)
             return None
+        if changes is None:
+            return settled
         kept.book.written()
         kept.metrics.add("store.checkpoints")
         self._full = False

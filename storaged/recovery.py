@@ -4,7 +4,8 @@ What is decided here
 - After a clean stop the file `clean` holds size and CRC32C of the index's file; where they match, the index is trusted.
   Else a child process walks it, and if that dies or reports damage the index is made again from all segments.
 - Torn bytes are cut only at the end of the highest segment, past the mark that the index names, with no good record
-  behind them. An index that is made again knows no mark: then nothing is cut.
+  behind them. An index that is made again knows no mark: then nothing is cut, and the next record goes into a new
+  segment.
 - Payloads are verified only where they may never have been synced: in the highest segment, past the mark. All that is
   older was synced before its successor was made; reads and the scrubber verify it.
 
@@ -153,7 +154,6 @@ class Recovery:
             # names may be in the page cache only, of a process that was killed; LMDB syncs no folder of its own
             for folder in (SEGMENTS, FOLDER, ""):
                 self._disk.sync_folder(folder)
-            self._reserve.helping(self._generations.save)
         self._checkpoint(self._done.end, rebuilding=False)
         return self._done
 
@@ -227,23 +227,28 @@ class Recovery:
                 self._damage.region(number, size, start - size)
                 self._done.end, self._done.sealed = Position(number, start), True
                 return
-            end = (
-                self._replay_last(file, number, start, size) if last else self._replay_older(file, number, start, size)
-            )
-            self._done.end, self._done.sealed = Position(number, padded(end)), False
+            if not last:
+                self._replay_older(file, number, start, size)
+            elif (end := self._replay_last(file, number, start, size)) is not None:
+                self._done.end, self._done.sealed = Position(number, padded(end)), False
+            else:
+                self._done.end, self._done.sealed = Position(number + 1, 0), True
         finally:
             file.close()
 
-    def _replay_older(self, file: File, number: int, start: int, size: int) -> int:
+    def _replay_older(self, file: File, number: int, start: int, size: int) -> None:
         for one in walk(file, number, self._identity.seed, start, size):
             if isinstance(one, Gap):
                 self._damage.region(number, one.offset, one.end - one.offset)
             else:
                 self._apply(number, one)
-        return size
 
-    def _replay_last(self, file: File, number: int, start: int, size: int) -> int:
-        """Replays with payloads verified; what is bad at the end is cut where that is allowed. Returns the end."""
+    def _replay_last(self, file: File, number: int, start: int, size: int) -> int | None:
+        """Replays with payloads verified; what is bad at the end is cut where that is allowed. Returns the end.
+
+        None where bad bytes stay at the end. A torn record's head tells the length that it was to have, and once the
+        segment grew that far a walk would pass over what was appended since: so nothing may follow them.
+        """
         bad: list[tuple[Found | Gap, int]] = []
         for one in walk(file, number, self._identity.seed, start, size):
             block = None if isinstance(one, Gap) else first_bad_block(file, one)
@@ -261,7 +266,7 @@ class Recovery:
             self._done.cut += size - end
             return end
         self._keep(number, bad)
-        return size
+        return None if bad else size
 
     def _keep(self, number: int, bad: list[tuple[Found | Gap, int]]) -> None:
         """Bad bytes that are damage: regions are reported, shards with a good head stay known."""
@@ -290,6 +295,9 @@ class Recovery:
     def _checkpoint(self, mark: Position, *, rebuilding: bool) -> None:
         changes = self._book.freeze(mark, rebuilding)
         try:
+            if self._writable:
+                # what the index covers is not replayed again, so what its records tell of generations must be kept
+                self._reserve.helping(self._generations.save)
             self._reserve.helping(lambda: self._index.commit(changes))
         except OSError:
             self._book.failed(changes)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from reedbed.common.errors import AlreadyExists, DamagedShard, DeviceFailed, DiskFull, UnknownShard
-from reedbed.storaged import record
+from reedbed.storaged import record, recovery
 from reedbed.storaged.calls import Removal, RemoveOrder
+from reedbed.storaged.damage import DamageLog
 from reedbed.storaged.disk_twin import MemoryDisk
 from reedbed.storaged.index import DATA, FOLDER, Changes, Index
 from reedbed.storaged.index_check import find_damage, find_damage_in_child
@@ -211,6 +212,28 @@ def test_nothing_is_cut_when_the_index_with_its_mark_is_lost(opened: Opener, dis
     assert [one.extent for one in store.damaged()] == [extent(2)]
     made.update(put(store, 3))
     assert store.read(extent(3), 0, 0, 1000).data == made[3]
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_what_follows_a_torn_record_is_found_without_the_index(opened: Opener, disk: MemoryDisk, restarts: int) -> None:
+    """Its head tells a length that reaches into what is appended later."""
+    store = opened()
+    made = put(store, 1, 2)
+    store.close(clean=False)
+    del disk.content(segment_name(1))[record_at(1) + HEAD + 8 + 500 :]
+    disk.settle()
+    shutil.rmtree(disk.root / FOLDER)
+    store = opened()
+    for _ in range(restarts):
+        store.close()
+        store = opened()
+    assert store.status().bad_regions == 1
+    put(store, 2)
+    made.update(put(store, 3))
+    check(store, made)
+    store.close()
+    shutil.rmtree(disk.root / FOLDER)
+    check(opened(), made)
 
 
 def test_a_segment_shorter_than_its_mark_is_damage(opened: Opener, disk: MemoryDisk) -> None:
@@ -614,3 +637,47 @@ def test_a_segment_filled_during_the_checkpoint_stays(
     check(store, expected)
     store.close(clean=False)
     check(opened(), expected)
+
+
+# Generations
+
+
+def test_a_generation_that_came_during_the_checkpoint_is_kept(
+    opened: Opener, disk: MemoryDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the index covers is not replayed, so the index must not cover a put whose generation is not written down."""
+    store = opened(checkpoint_seconds=1e9)
+    put(store, 1)
+    save = DamageLog.save
+
+    def slow_save(log: DamageLog) -> None:
+        store.put(shard(2, b"moved", generation=7)).result(5)
+        save(log)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DamageLog, "save", slow_save)
+        assert store.checkpoint()
+    store.close(clean=False)
+    assert opened(disk.crash(random.Random(1))).generation(1) == 7
+
+
+def test_a_generation_in_a_replay_that_is_cut_short_is_kept(
+    opened: Opener, disk: MemoryDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long replay writes checkpoints of its own; each is a point from which the next one may begin."""
+    store = opened(checkpoint_seconds=1e9)
+    put(store, 1)
+    store.put(shard(2, b"moved", generation=7)).result(5)
+    store.close(clean=False)
+    commit = Index.commit
+
+    def last_commit(index: Index, changes: Changes) -> None:
+        commit(index, changes)
+        raise OSError(errno.EIO, "power is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "ROWS", 2)
+        patch.setattr(Index, "commit", last_commit)
+        with pytest.raises(DeviceFailed):
+            opened()
+    assert opened(disk.crash(random.Random(1))).generation(1) == 7
