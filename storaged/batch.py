@@ -94,6 +94,7 @@ class Batch:
         self.buffers: list[Buffer] = []
         self.changes: list[NewShard | Note] = []
         self.generations: list[tuple[int, int]] = []
+        self._noted: set[Position] = set()  # records that this batch writes notes about
 
     def put(self, shard: PutShard) -> bool:
         """Plan a put; False if the shard is there. Raises the put's named error, and plans nothing then."""
@@ -142,10 +143,10 @@ class Batch:
         return Removal.REMOVED
 
     def carry(self, targets: Sequence[Position], home: int) -> None:
-        """Plan to write the notes again that still lie in segment `home`."""
+        """Plan to write the notes again that still lie in segment `home`, but those that this batch replaces."""
         for target in targets:
             note = self._view.note_about(target)
-            if note is not None and note.home.segment == home:
+            if note is not None and note.home.segment == home and target not in self._noted:
                 self._note(note.head)
 
     def _replaces(self, shard: PutShard, key: bytes, old: Entry, tables: bytes, payload: int) -> bool:
@@ -214,6 +215,7 @@ class Batch:
         offset = self.end
         self.buffers.append(record.encode_note(record.place(self._salt, self._segment, offset), head))
         self.changes.append(Note(head, Position(self._segment, offset)))
+        self._noted.add(Position(head.segment, head.offset))
         self.end += HEAD
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from reedbed.storaged import entries
 from reedbed.storaged.entries import LIVE, REMOVED, Entry, IndexState, Note, Position, SegmentInfo
 from reedbed.storaged.index import Changes, Index
-from reedbed.storaged.record import HEAD, REPLACED, Kind
+from reedbed.storaged.record import HEAD, REPLACED, Kind, NoteHead
 
 
 @dataclass(slots=True)
@@ -167,7 +167,7 @@ class Book:
             self._set(note.home.segment, info)
             if target.segment not in self._segments:
                 return None  # its target is gone already
-            if old is not None and old.head.kind == Kind.REMOVAL and head.kind == Kind.RENEWAL:
+            if old is not None and head.kind == Kind.RENEWAL and _outdoes(old.head, head):
                 return None
             if old is not None:
                 self._count_note(old, -1)
@@ -282,3 +282,8 @@ class Book:
         info = self._segments.get(note.home.segment)
         if info is not None and note.home.segment != note.target.segment:
             self._set(note.home.segment, info._replace(notes=info.notes + sign))
+
+
+def _outdoes(old: NoteHead, renewal: NoteHead) -> bool:
+    """Whether a renewal that comes later says less than what is known of the same record."""
+    return old.kind == Kind.REMOVAL or old.generation > renewal.generation

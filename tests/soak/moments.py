@@ -1,7 +1,7 @@
 """Power cuts while the store's own thread writes checkpoints at any moment: `make soak`.
 
-Such a run depends on the timing of threads, so it does not repeat to the letter, and is no test of `make test`. It has
-failed twice in some thirty runs (docs/durability.md).
+Such a run depends on the timing of threads, so it does not repeat to the letter, and is no test of `make test`. What it
+has found is tested there, each by itself.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from itertools import pairwise
@@ -26,6 +27,9 @@ from reedbed.common.errors import (
 )
 from reedbed.storaged.calls import DataRow, PutShard, ReadShard, Removal, RemoveOrder
 from reedbed.storaged.disk_twin import MemoryDisk
+from reedbed.storaged.entries import shard_key
+from reedbed.storaged.index import FOLDER
+from reedbed.storaged.segments import segment_name
 from reedbed.storaged.store import ShardStore
 from tests.unit.storaged.conftest import extent, open_store, shard, table_of
 
@@ -108,6 +112,45 @@ def test_a_shard_put_again_under_a_newer_generation_is_safe_from_older_orders(
     assert store.remove([RemoveOrder(extent(1), 0, 2, 9)], 1) == [Removal.KEPT]  # another PG
     assert store.read(extent(1), 0, 0, 5).data == data[:5]
     assert store.remove([RemoveOrder(extent(1), 0, 1, 5)], 1) == [Removal.REMOVED]
+
+
+def test_a_renewal_outdoes_an_older_one_that_is_carried_with_it(
+    opened: Callable[..., ShardStore], disk: MemoryDisk, data: bytes
+) -> None:
+    """Both are about the same record and share a batch: what the store knew before it is old by then."""
+    store = opened(segment_bytes=4096, checkpoint_seconds=3600.0)
+    fill = [b"x" * 1000] * 4
+    for number, blob in enumerate([data, *fill[:3]], 1):  # segment 1
+        store.put(shard(number, blob, generation=1)).result(5)
+    for number, blob in enumerate(fill, 11):  # segment 2, and the shard's renewal in it
+        store.put(shard(number, blob, generation=3)).result(5)
+        if number == 11:
+            store.put(shard(1, data, generation=3)).result(5)
+    for number, blob in enumerate(fill, 21):
+        store.put(shard(number, blob, generation=3)).result(5)
+    everywhere = {number: store._book.get(shard_key(extent(number), 0)) for number in (2, 3, 4, 11, 12, 13, 14)}
+    second = [number for number, entry in everywhere.items() if entry is not None and entry.segment == 2]
+    store.remove([RemoveOrder(extent(number), 0, 1, 3) for number in second], 1)
+    held = Held(disk)
+    first = store.put(shard(31, b"y", generation=3))
+    assert held.reached.wait(5)
+    renewed = store.put(shard(1, data, generation=8))
+    assert store.checkpoint()  # nothing lives in segment 2, so the older renewal leaves it
+    held.let_go()
+    assert first.result(5)
+    assert not renewed.result(5)
+    assert store.checkpoint()
+    assert segment_name(2) not in disk.all_names()
+    store.put(shard(41, b"z" * 4000, generation=8)).result(5)  # a new segment: the renewal leaves its own as well
+    for _ in range(2):
+        assert store.checkpoint()
+        store.remove([], 1)
+    assert segment_name(5) not in disk.all_names()
+    store.close()
+    shutil.rmtree(disk.root / FOLDER)
+    store = opened()
+    assert [info.generation for info in store.list() if info.extent == extent(1)] == [8]
+    assert store.remove([RemoveOrder(extent(1), 0, 1, 7)], 1) == [Removal.KEPT]
 
 
 def test_an_older_generation_is_refused(store: ShardStore, data: bytes) -> None:
