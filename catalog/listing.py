@@ -1,8 +1,9 @@
 """Listings in bytewise order of keys, page by page; each page is one short read transaction.
 
 With a delimiter, keys that have it after the prefix give one row for all that share the part up to and including it;
-the scan then goes on after the last of them, so that a page costs as much as it has rows. `start_after` is about keys:
-a common prefix is listed if any of its keys comes after it. Going on from page to page takes the token, which is
+the scan then goes on after the last of them, so that a page costs as much as it has rows. `start_after` is about rows,
+as in S3: of keys and common prefixes, those are listed that sort after it. Going on from page
+to page takes the token, which is
 
     byte 0       version of the format, 1
     byte 1       0: after this key; 1: after all keys that start with this; 2: after this version
@@ -48,7 +49,8 @@ def page(
     end = keys.after(base + prefix)
     start: bytes | None = base + prefix
     if start_after and start_after >= prefix:
-        start = base + start_after + b"\x00"
+        cut = start_after.find(delimiter, len(prefix)) if delimiter and start_after.startswith(prefix) else -1
+        start = base + start_after + b"\x00" if cut < 0 else keys.after(base + start_after[: cut + len(delimiter)])
     if token:
         kind, at = _open(token, asked, (_AFTER_KEY, _AFTER_PREFIX))
         start = max(base + at + b"\x00", base + prefix) if kind == _AFTER_KEY else keys.after(base + at)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Mapping
+from typing import Final
 
 from reedbed.common.checksums import parse_checksum
 from reedbed.common.errors import InvalidArgument
@@ -11,6 +13,8 @@ from reedbed.common.ids import Id, parse_id
 from reedbed.ec.profiles import Profile, parse_profile
 from reedbed.protos import catalog_pb2
 from reedbed.protos.names import check_bucket, check_metadata, encode_key, shown
+
+_FIELD_NAME: Final = re.compile(r":[^:]*:")  # in the format of a structured array (PEP 3118)
 
 
 def bucket_name(name: object) -> str:
@@ -135,6 +139,10 @@ def flat_view(buffer: object, what: str = "data") -> memoryview:
         view = memoryview(buffer)  # type: ignore[arg-type]
     except TypeError:
         return _tensor_view(buffer, what)
+    except (ValueError, BufferError) as error:
+        raise InvalidArgument(f"{what}: {error}", hint="Pass a view of it as bytes") from None
+    if "O" in _FIELD_NAME.sub("", view.format):
+        raise InvalidArgument(f"{what} holds Python objects, not bytes", hint="Give the array a dtype of plain numbers")
     if not view.c_contiguous:
         raise InvalidArgument(f"{what} is not C-contiguous", hint="Copy it into one that is, as ascontiguousarray does")
     if view.ndim == 1 and view.format == "B":

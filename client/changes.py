@@ -28,7 +28,7 @@ async def delete_object(core: Core, target: Target, version: Id | None, conditio
 
 
 async def delete_many(core: Core, bucket: str, keys: Iterable[str]) -> dict[str, bool | ReedbedError]:
-    """Deletes the latest version of each key; whether there was one, or its error, by key."""
+    """Deletes the latest version of each key; whether there was one, or its error, by key. NotFound: no bucket."""
     given: object = keys
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise InvalidArgument(f"keys of type {type(keys).__name__}", hint="Pass a list, or another iterable, of str")
@@ -42,7 +42,11 @@ async def delete_many(core: Core, bucket: str, keys: Iterable[str]) -> dict[str,
             results[name] = error
 
     for first in range(0, len(names), COMMIT_OPS_MAX):
-        await asyncio.gather(*(delete(name) for name in names[first : first + COMMIT_OPS_MAX]))
+        some = names[first : first + COMMIT_OPS_MAX]
+        await asyncio.gather(*(delete(name) for name in some))
+        missing = results[some[0]]  # a key that is missing is no error, so this is the bucket
+        if not first and isinstance(missing, NotFound):
+            raise missing
     return {name: results[name] for name in names}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from reedbed.client.core import Core, forked_from_use, forked_in_use
+import os
+
+from reedbed.client.core import Core, forked_after_use, forked_from_use
 from reedbed.client.options import Options, resolve_endpoint
 from reedbed.client.store import AsyncStore
 from reedbed.client.sync_store import Store
@@ -44,6 +46,9 @@ def connect_async(
 
 def open_async(options: Options) -> AsyncStore:
     """An asynchronous store over the lanes that its options ask for."""
+    # gRPC's own handlers for a fork now and then end the child with SIGSEGV when other threads call at that moment,
+    # even one that never uses a store; without them it lives, and whoever uses a store in it gets ForkedStore
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from reedbed.transport.grpc_client import GrpcConnector  # slow to import, and of no use to most of the package
 
     return AsyncStore(Core(options, _Unforked(GrpcConnector(tls=options.tls))))
@@ -56,7 +61,7 @@ class _Unforked:
         self._connector = connector
 
     async def open(self, address: str, *, cluster: bytes, deadline: Deadline) -> Lane:
-        """As of Connector; ForkedStore after a fork while a store was in use."""
-        if forked_in_use():
+        """As of Connector; ForkedStore after a fork of a process that had used a store."""
+        if forked_after_use():
             raise forked_from_use()
         return await self._connector.open(address, cluster=cluster, deadline=deadline)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import weakref
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,7 +18,7 @@ from reedbed.client.many import ManyReader
 from reedbed.client.options import Options
 from reedbed.client.packer import Packer
 from reedbed.client.put import Putter, write_flat
-from reedbed.client.sources import ForeignThreads
+from reedbed.client.threads import ForeignThreads
 from reedbed.common.clock import Clock, Deadline, SystemClock
 from reedbed.common.errors import ForkedStore, InvalidArgument, Unavailable
 from reedbed.common.metrics import Metrics
@@ -78,7 +77,7 @@ class Core:
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
-            _in_use.add(self)
+            _Inherited.used = True
         elif self._loop is not loop:
             raise InvalidArgument("the store belongs to another event loop", hint="Connect in each loop by itself")
 
@@ -92,7 +91,6 @@ class Core:
         await self.cluster.close()
         await self._pool.close()
         self.threads.close()
-        _in_use.discard(self)
 
     async def _write(
         self, profile: Profile, buffer: memoryview, lengths: Sequence[int], starts: Sequence[int], deadline: Deadline
@@ -100,27 +98,31 @@ class Core:
         return await write_flat(self.cluster, profile, buffer, lengths, starts, deadline)
 
 
-_HINT: Final = "Close it before the fork and connect anew, or start processes with the 'spawn' method: a store pickles"
-
-_in_use: weakref.WeakSet[Core] = weakref.WeakSet()  # stores of this process that were used and are not closed
+_HINT: Final = (
+    "Start processes with the 'spawn' or 'forkserver' method: a store pickles, and connects anew where it is unpickled"
+)
 
 
 class _Inherited:
-    """Whether a store was in use in the process that this one was forked from, at that moment."""
+    """Whether a store was ever used in this process, and in the one that it was forked from.
 
+    Closing it makes no difference: gRPC's threads, which a forked process lacks, go on until the process ends.
+    """
+
+    used = False
     told = False
 
     @classmethod
     def note(cls) -> None:
-        cls.told = cls.told or bool(_in_use)
-        _in_use.clear()
+        cls.told = cls.told or cls.used
+        cls.used = False
 
 
 os.register_at_fork(after_in_child=_Inherited.note)
 
 
-def forked_in_use() -> bool:
-    """Whether this process was forked while a store was in use: threads of gRPC, which it lacks, held its locks."""
+def forked_after_use() -> bool:
+    """Whether this process was forked from one that had used a store: gRPC does not work in it."""
     return _Inherited.told
 
 
@@ -130,5 +132,5 @@ def forked() -> ForkedStore:
 
 
 def forked_from_use() -> ForkedStore:
-    """The error of a new store that cannot work, since another one was in use when the process was forked."""
-    return ForkedStore("a store was in use when this process was forked, so gRPC does not work in it", hint=_HINT)
+    """The error of a new store that cannot work, since a store was used before the process was forked."""
+    return ForkedStore("a store was used before this process was forked, so gRPC does not work in it", hint=_HINT)

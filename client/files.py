@@ -46,7 +46,11 @@ def check_mode(mode: object) -> str:
     known = {"rb": "rb", "br": "rb", "wb": "wb", "bw": "wb", "xb": "xb", "bx": "xb"}.get(mode)
     if known is None:
         if mode and letters <= set("rwxt"):
-            hint = "Open it with 'b', and wrap it in io.TextIOWrapper"
+            if letters & set("wx"):
+                # a TextIOWrapper would close it, and so commit, also on an error within its `with`
+                hint = "Open it with 'b', and write text.encode()"
+            else:
+                hint = "Open it with 'b', and wrap it in io.TextIOWrapper"
             raise InvalidArgument(f"mode {mode!r} is a text mode, and objects hold bytes", hint=hint)
         raise InvalidArgument(f"mode {mode!r} is not known", hint="It is rb, wb or xb")
     return known

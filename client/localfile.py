@@ -8,12 +8,14 @@ import secrets
 import stat
 from collections.abc import Callable
 from contextlib import aclosing, suppress
-from typing import Any
+from typing import Any, Final
 
 from reedbed.client.catalog import Target
 from reedbed.client.get import Getter
 from reedbed.common.errors import InvalidArgument
 from reedbed.protos.types import ObjectInfo
+
+PART_PREFIX: Final = ".reedbed-"  # of temporary files; 16 hexadecimal digits follow
 
 
 def local_path(path: object) -> str:
@@ -60,14 +62,16 @@ class _PartFile:
     def begin(self) -> None:
         self._final = os.path.realpath(self._path)
         try:
-            mode = os.stat(self._final).st_mode
+            mode: int | None = os.stat(self._final).st_mode
         except FileNotFoundError:
-            mode = stat.S_IFREG
-        if not stat.S_ISREG(mode):
+            mode = None
+        if self._path.endswith("/") or not (mode is None or stat.S_ISREG(mode)):
             hint = "Name a file, or one that does not exist yet"
             raise InvalidArgument("not a regular file", where=self._path, hint=hint)
-        self._part = os.path.join(os.path.dirname(self._final), f".reedbed-{secrets.token_hex(8)}")
+        self._part = os.path.join(os.path.dirname(self._final), f"{PART_PREFIX}{secrets.token_hex(8)}")
         self._file = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        if mode is not None:
+            os.fchmod(self._file, stat.S_IMODE(mode))  # what was kept from others stays so
 
     def write(self, piece: memoryview) -> None:
         while piece:

@@ -19,7 +19,8 @@ from reedbed.client.catalog import Catalog, Content, Target
 from reedbed.client.get import Getter
 from reedbed.client.packer import PACK_MAX, Small
 from reedbed.client.put import PutSpec, Putter, worth_repeating
-from reedbed.client.sources import ForeignThreads, is_buffer
+from reedbed.client.sources import is_buffer
+from reedbed.client.threads import ForeignThreads
 from reedbed.common.errors import InvalidArgument, NotFound, ReedbedError
 from reedbed.common.limits import MIB
 from reedbed.ec.profiles import Profile
@@ -150,21 +151,48 @@ async def batches(items: Iterable[Any], threads: ForeignThreads) -> AsyncIterato
         while batch := list(islice(whole, _DRAWN)):
             yield batch
         return
-    drawn = iter(items)
-    while batch := await threads.run(_draw, drawn):
+    drawn = _Drawn(items)
+    while batch := await threads.run(drawn.batch):
         yield batch
 
 
-def _draw(items: Iterator[Any]) -> list[Any]:
-    batch: list[Any] = []
-    size = 0
-    for item in items:
-        batch.append(item)
-        if isinstance(item, tuple) and isinstance(item[-1], bytes | bytearray):
-            size += len(item[-1])
-        if len(batch) == _DRAWN or size >= MIB:
-            break
-    return batch
+class _Drawn:
+    """The caller's iterator; what it raises comes behind the items that it gave before."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self._items: Iterator[Any] = iter(items)
+        self._error: Exception | None = None
+
+    def batch(self) -> list[Any]:
+        batch: list[Any] = []
+        size = 0
+        while len(batch) < _DRAWN and size < MIB and self._error is None:
+            try:
+                item = next(self._items)
+            except StopIteration:
+                break
+            except Exception as error:  # noqa: BLE001 - the caller's own, raised below
+                self._error = error
+                break
+            batch.append(item)
+            if isinstance(item, tuple | list) and item:
+                size += _held_by(item[-1])
+        if self._error is not None and not batch:
+            raise self._error
+        return batch
+
+
+def _held_by(data: object) -> int:
+    """Bytes of memory that the data of an object holds; 0 for what gives its bytes only later."""
+    if isinstance(data, bytes | bytearray):
+        return len(data)
+    count = getattr(data, "nbytes", None)  # of arrays, tensors and memoryviews
+    if isinstance(count, int):
+        return count
+    try:
+        return memoryview(data).nbytes  # type: ignore[arg-type]
+    except (TypeError, ValueError, BufferError):
+        return 0
 
 
 @dataclass(slots=True)
@@ -236,6 +264,7 @@ class _Window:
         self._looking: asyncio.Task[list[_Found]] | None = None
         self._reads: deque[tuple[_Found, asyncio.Task[bytes | None]]] = deque()
         self._held = 0
+        self._error: Exception | None = None  # of the keys, or of looking them up; raised behind what came before
 
     async def results(self) -> AsyncIterator[tuple[str, bytes | None]]:
         more = True
@@ -245,7 +274,7 @@ class _Window:
             while self._found and self._room(self._found[0]):
                 self._start(self._found.popleft())
             if self._looking is not None and (not self._found or self._looking.done()):
-                batch = await self._looking
+                batch = await self._looked()
                 self._looking = None
                 more = bool(batch)
                 self._found.extend(batch)
@@ -255,8 +284,18 @@ class _Window:
                 self._reads.popleft()
                 self._hold(-found.size)
                 yield found.key, data
+            elif self._error is not None:
+                raise self._error
             else:
                 return
+
+    async def _looked(self) -> list[_Found]:
+        assert self._looking is not None
+        try:
+            return await self._looking
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised in its turn
+            self._error = error
+            return []
 
     async def close(self) -> None:
         tasks: list[asyncio.Task[object]] = [task for _, task in self._reads]
@@ -274,9 +313,21 @@ class _Window:
     async def _look(self) -> list[_Found]:
         """Looks the next keys up; an empty list means that there are no more."""
         keys: list[Any] = await anext(self._keys, [])
-        targets = [Target(self._bucket, key_bytes(key)) for key in keys]
-        contents = await self._catalog.lookup(targets, True, self._getter.deadline()) if keys else []
-        return [_Found(key, target, content) for key, target, content in zip(keys, targets, contents, strict=True)]
+        targets: list[Target] = []
+        contents: list[Content | ReedbedError] = []
+        wrong: InvalidArgument | None = None
+        for key in keys:
+            try:
+                targets.append(Target(self._bucket, key_bytes(key)))
+            except InvalidArgument as error:
+                wrong = error
+                break
+        if targets:
+            contents += await self._catalog.lookup(targets, True, self._getter.deadline())
+        if wrong is not None:  # raised in its turn, and nothing behind it is read
+            targets.append(Target(self._bucket, b""))
+            contents.append(wrong)
+        return [_Found(key, target, content) for key, target, content in zip(keys, targets, contents, strict=False)]
 
     def _room(self, found: _Found) -> bool:
         if not self._reads:

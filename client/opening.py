@@ -53,6 +53,11 @@ async def open_object(
     """The file for a checked mode. NotFound for a missing object, or bucket; AlreadyExists for "xb"."""
     core.enter()
     target = Target(arguments.bucket_name(bucket), arguments.key_bytes(key), arguments.version_id(version))
+    given = {"metadata": metadata, "content_type": content_type, "profile": profile, "if_match": if_match}
+    given["checksum"] = checksum
+    unfit = [name for name, value in given.items() if value is not None]
+    if mode == "rb" and unfit:
+        raise InvalidArgument(f"{unfit[0]} is a setting of writing", hint="Open it with 'wb' or 'xb'")
     if mode == "rb":
         return ObjectReader(core.getter, await core.getter.open(target, core.deadline()))
     if version is not None:

@@ -161,7 +161,7 @@ class Packer:
         try:
             await asyncio.gather(
                 *(
-                    _commit_one(extent, small, offset, value)
+                    _begin_commit(extent, small, offset, value)
                     for small, offset, value in zip(members, packing.offsets, sums, strict=True)
                     if not small.result.done()
                 )
@@ -172,6 +172,13 @@ class Packer:
             raise
 
 
+def _begin_commit(extent: Extent, small: Small, offset: int, value: int) -> asyncio.Task[None]:
+    """The commit of one object; it is given up, if it was not sent, together with the object."""
+    task = asyncio.get_running_loop().create_task(_commit_one(extent, small, offset, value))
+    small.result.add_done_callback(lambda result: result.cancelled() and task.cancel())
+    return task
+
+
 async def _commit_one(extent: Extent, small: Small, offset: int, value: int) -> None:
     try:
         check_sum(value, small.expected, small.where)
@@ -180,6 +187,9 @@ async def _commit_one(extent: Extent, small: Small, offset: int, value: int) -> 
         small.committing = True
         slice_ = Slice(extent.id, offset, len(small.data))
         _settle(small, await small.commit((slice_,), (extent,), value, small.deadline))
+    except asyncio.CancelledError:
+        if not small.result.cancelled():
+            raise
     except ReedbedError as error:
         if not small.result.done():
             small.result.set_result(error)

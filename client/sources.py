@@ -1,23 +1,21 @@
 """Where the bytes of a put come from, as one thing: something that fills a buffer.
 
-Foreign code (a file's `read`, an iterator) runs in threads of its own pool, so that it may block, and may even use the
-same store, without keeping the threads from the store's own work.
+Foreign code (a file's `read`, an iterator) runs in threads of its own, so that it may block, and may even use the same
+store, without keeping the threads from the store's own work.
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import stat
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+import weakref
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 from reedbed.client.arguments import flat_view
-from reedbed.common.errors import InvalidArgument, ReedbedError, Unavailable
-
-T = TypeVar("T")
+from reedbed.client.threads import ForeignThreads
+from reedbed.common.errors import InvalidArgument
 
 _DATA_HINT = "Pass bytes, another buffer, a file opened in binary mode, or an iterator of bytes"
 
@@ -31,38 +29,6 @@ class Source(Protocol):
         Raises what the source does, and InvalidArgument for what is not bytes.
         """
         ...
-
-
-class ForeignThreads:
-    """Runs the caller's own blocking code.
-
-    What would end an event loop, or cannot pass through a future (SystemExit, KeyboardInterrupt, StopIteration), comes
-    back as the cause of a ReedbedError: one caller's code must not end what others wait for.
-    """
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=128, thread_name_prefix="reedbed-source")
-
-    async def run(self, work: Callable[..., T], *arguments: Any) -> T:
-        try:
-            running = asyncio.get_running_loop().run_in_executor(self._pool, _contained, work, arguments)
-        except RuntimeError:  # the pool's word for being shut down
-            raise Unavailable("the store is closed", hint="Connect again", retryable=False) from None
-        result: T = await running
-        return result
-
-    def close(self) -> None:
-        # a source that blocks for ever must not keep the store from closing
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _contained(work: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-    try:
-        return work(*arguments)
-    except BaseException as error:
-        if isinstance(error, Exception) and not isinstance(error, StopIteration):
-            raise
-        raise ReedbedError(f"where the bytes come from, {type(error).__name__} was raised: {error}") from error
 
 
 class FileSource:
@@ -162,6 +128,7 @@ class PathSource:
         if not stat.S_ISREG(os.stat(self._path).st_mode):
             raise InvalidArgument("not a regular file", where=str(path), hint="Open it, and put the file object")
         self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        self._close = weakref.finalize(self, os.close, self._file)  # also when nobody waited for it to be opened
         self._at = 0
         self._seen = _fingerprint(self._file)
 
@@ -186,7 +153,7 @@ class PathSource:
             )
 
     def close(self) -> None:
-        os.close(self._file)
+        self._close()
 
 
 def source_of(data: object, threads: ForeignThreads) -> Source:
@@ -219,6 +186,8 @@ def is_buffer(data: object) -> bool:
         memoryview(data)  # type: ignore[arg-type]
     except TypeError:
         return False
+    except (ValueError, BufferError):
+        return True  # one that was released, or holds what has no bytes: `flat_view` says so
     return True
 
 

@@ -31,7 +31,8 @@ def _ignored(count: int) -> None:
 
 
 class AsyncStore:
-    """A cluster's objects. Made by `reedbed.aio.connect`; belongs to the event loop that uses it first.
+    """A cluster's objects. Made by `reedbed.aio.connect`; belongs to the event loop that uses it first, and pickles as
+    its options.
 
     Every operation raises the errors of `reedbed.common.errors`: InvalidArgument for what can never be right, NotFound
     for what is not there, Unavailable and DeadlineExceeded where the cluster does not answer, DataLoss and Corrupt.
@@ -52,6 +53,11 @@ class AsyncStore:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        from reedbed.client.connect import open_async  # which imports us
+
+        return open_async, (self.options,)
 
     async def close(self) -> None:
         """Ends what is under way; open writers are abandoned."""
@@ -257,7 +263,10 @@ class AsyncStore:
         return await copy_object(self._core, source, target, metadata, content_type, condition)
 
     async def delete(self, bucket: str, key: str, *, version: str | None = None, if_match: str | None = None) -> bool:
-        """Deletes an object, or one version of it. Returns whether there was something; a missing key is no error."""
+        """Deletes an object, or one version of it. Returns whether there was something; a missing key is no error.
+
+        `if_match` is the etag of the latest version, also where another one is deleted. PreconditionFailed.
+        """
         self._core.enter()
         condition = arguments.condition_of(False, if_match)
         wanted = arguments.version_id(version)

@@ -20,9 +20,10 @@ WRITE_BUFFER: Final = MIB
 class _RawReader(io.RawIOBase):
     """An open version as a raw stream."""
 
-    def __init__(self, thread: LoopThread, reader: ObjectReader) -> None:
+    def __init__(self, thread: LoopThread, reader: ObjectReader, owner: object) -> None:
         super().__init__()
         self._thread = thread
+        self._owner = owner
         self.reader = reader
 
     def readable(self) -> bool:
@@ -53,17 +54,20 @@ class _RawReader(io.RawIOBase):
 class ObjectFileReader(io.BufferedReader):
     """What `open(..., "rb")` returns: seekable, reads ahead, and stays with the version it was opened on."""
 
-    def __init__(self, thread: LoopThread, reader: ObjectReader) -> None:
-        super().__init__(_RawReader(thread, reader), READ_BUFFER)
+    def __init__(self, thread: LoopThread, reader: ObjectReader, owner: object = None) -> None:
+        """`owner` is kept for as long as the file is: the store, which ends when nobody refers to it."""
+        super().__init__(_RawReader(thread, reader, owner), READ_BUFFER)
         self.info: ObjectInfo = reader.info
 
 
 class ObjectFileWriter(io.BufferedIOBase):
     """What `open(..., "wb")` returns: commits on close; abandons on an error within `with`, or when not closed."""
 
-    def __init__(self, thread: LoopThread, writer: ObjectWriter) -> None:
+    def __init__(self, thread: LoopThread, writer: ObjectWriter, owner: object = None) -> None:
+        """`owner` as for ObjectFileReader."""
         super().__init__()
         self._thread = thread
+        self._owner = owner
         self._writer = writer
         self._buffer = bytearray()
         self._written = 0

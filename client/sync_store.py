@@ -141,8 +141,8 @@ class Store:
 
         file = self._thread.run(begin)
         if isinstance(file, ObjectReader):
-            return ObjectFileReader(self._thread, file)
-        return ObjectFileWriter(self._thread, file)
+            return ObjectFileReader(self._thread, file, self)
+        return ObjectFileWriter(self._thread, file, self)
 
     # --- many objects ---
 
@@ -160,7 +160,8 @@ class Store:
 
     def delete_many(self, bucket: str, keys: Iterable[str]) -> dict[str, bool | ReedbedError]:
         """Deletes the latest version of each; {key: whether there was one, or its error}."""
-        names = keys if isinstance(keys, str | bytes) else builtins.list(keys)
+        # drawn here: an iterator of the caller's may block, or use this store
+        names = builtins.list(keys) if isinstance(keys, Iterable) and not isinstance(keys, str | bytes) else keys
         return self._thread.run(lambda: self._store.delete_many(bucket, names))
 
     # --- names ---

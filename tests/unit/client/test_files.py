@@ -154,6 +154,16 @@ def test_other_modes_are_refused_by_name(sync_store: Store, mode: Any) -> None:
         sync_store.open("data", "k", mode)
 
 
+def test_text_is_not_advised_where_it_would_commit_on_an_error(sync_store: Store) -> None:
+    sync_store.put("data", "k", b"x")
+    with pytest.raises(InvalidArgument, match="TextIOWrapper"):
+        sync_store.open("data", "k", "r")  # type: ignore[call-overload]
+    with pytest.raises(InvalidArgument, match="encode"):
+        sync_store.open("data", "k", "w")  # type: ignore[call-overload]
+    with pytest.raises(InvalidArgument, match="metadata is a setting of writing"):
+        sync_store.open("data", "k", "rb", metadata={})
+
+
 def test_a_writer_commits_at_close(sync_store: Store, some_bytes: Callable[[int], bytes]) -> None:
     data = some_bytes(10 * MIB + 5)
     with sync_store.open("data", "k", "wb", metadata={"a": "b"}) as file:

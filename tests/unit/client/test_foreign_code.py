@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
+from reedbed.client.many import batches
 from reedbed.client.store import AsyncStore
 from reedbed.client.sync_store import Store
-from reedbed.common.errors import InvalidArgument, ReedbedError
+from reedbed.client.threads import ForeignThreads
+from reedbed.common.errors import InvalidArgument, NotFound, ReedbedError
+from reedbed.common.limits import MIB
 
 
 class Raises:
@@ -63,8 +68,58 @@ async def test_nothing_goes_on_after_put_many_was_refused(store: AsyncStore) -> 
     assert not [task for task in left if "put" in repr(task.get_coro())]
 
 
+async def test_what_comes_before_an_error_of_the_keys_is_given(store: AsyncStore) -> None:
+    names = [f"k{number:03}" for number in range(150)]
+    await store.put_many("data", {name: name.encode() for name in names})
+
+    def keys() -> Iterator[Any]:
+        yield from names
+        raise OSError("no more keys")
+
+    async def read(keys: Any, given: list[str]) -> None:
+        async for key, _ in store.get_many("data", keys):
+            given.append(key)
+
+    given: list[str] = []
+    with pytest.raises(OSError, match="no more keys"):
+        await read(keys(), given)
+    assert given == names
+    given = []
+    with pytest.raises(InvalidArgument, match="not text"):
+        await read([*names, 5, "k000"], given)
+    assert given == names
+
+
+async def test_buffers_of_any_kind_are_counted_before_more_are_drawn() -> None:
+    for make in (np.zeros, bytearray, lambda size: memoryview(bytes(size)), lambda size: array("B", bytes(size))):
+        drawn = 0
+
+        def items(make: Any = make) -> Iterator[Any]:
+            nonlocal drawn
+            for number in range(100):
+                drawn += 1
+                yield [f"k{number}", make(MIB)]
+
+        threads = ForeignThreads()
+        async for batch in batches(items(), threads):
+            assert drawn == len(batch) == 1
+            break
+        threads.close()
+
+
+async def test_delete_many_of_a_missing_bucket(store: AsyncStore) -> None:
+    with pytest.raises(NotFound):
+        await store.delete_many("none", ["a", "b"])
+
+
 async def test_keys_of_delete_many_that_are_no_text(store: AsyncStore) -> None:
     await store.put("data", "k", b"x")
     with pytest.raises(InvalidArgument, match="not text"):
         await store.delete_many("data", ["k", ["a"]])  # type: ignore[list-item]
     assert await store.exists("data", "k")
+
+
+def test_keys_of_delete_many_that_are_none(sync_store: Store) -> None:
+    for keys in (5, None):
+        with pytest.raises(InvalidArgument):
+            sync_store.delete_many("data", keys)  # type: ignore[arg-type]

@@ -198,3 +198,21 @@ async def test_an_unexpected_failure_ends_only_what_it_hit(
         assert not failed.value.maybe_applied
     await store.put("data", "k", b"y")
     assert await store.get("data", "k") == b"y"
+
+
+async def test_what_put_many_was_to_commit_is_given_up_with_it(store: AsyncStore, cluster: Any, until: Any) -> None:
+    """A commit is under way, others wait for its end: after the cancellation they are not sent any more."""
+    await store.put("data", "first", b"x")
+    cluster.gate[methods.COMMIT] = asyncio.Event()
+    cluster.entered[methods.COMMIT] = asyncio.Event()
+    before = cluster.calls[methods.COMMIT]
+    put = asyncio.create_task(store.put_many("data", {f"k{number}": bytes(300 * KIB) for number in range(150)}))
+    await cluster.entered[methods.COMMIT].wait()
+    await until(lambda: len(store._core.commits._queue) > 10)
+    put.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await put
+    cluster.gate.pop(methods.COMMIT).set()
+    await store.put("data", "after", b"y")
+    assert cluster.calls[methods.COMMIT] == before + 2
+    assert await store.get("data", "after") == b"y"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,7 +17,9 @@ import pytest
 from reedbed.client import put as put_module
 from reedbed.client.core import Core
 from reedbed.client.packer import PACK_MAX
+from reedbed.client.sources import PathSource
 from reedbed.client.store import AsyncStore
+from reedbed.client.threads import ForeignThreads
 from reedbed.common.checksums import crc32c, format_checksum
 from reedbed.common.errors import (
     AlreadyExists,
@@ -467,6 +470,41 @@ async def test_get_file_replaces_only_files(store: AsyncStore, tmp_path: Path) -
     with pytest.raises(NotFound):
         await store.get_file("data", "none", tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+async def test_get_file_keeps_the_mode_and_takes_no_folder(store: AsyncStore, tmp_path: Path) -> None:
+    await store.put("data", "k", b"new")
+    (tmp_path / "private").touch(0o600)
+    await store.get_file("data", "k", tmp_path / "private")
+    assert (tmp_path / "private").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(InvalidArgument):
+        await store.get_file("data", "k", f"{tmp_path}/folder/")
+    assert os.listdir(tmp_path) == ["private"]
+
+
+def test_a_file_that_nobody_waited_for_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    source = PathSource(tmp_path / "file", ForeignThreads())
+    file = source._file
+    del source
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file)
+
+
+async def test_objects_of_python_are_no_bytes(store: AsyncStore) -> None:
+    for data in (np.zeros(4, object), np.zeros(2, [("a", "f8"), ("b", "O")]), np.zeros(2, "M8[s]")):
+        with pytest.raises(InvalidArgument):
+            await store.put("data", "k", data)
+        with pytest.raises(InvalidArgument):
+            await store.get_into("data", "k", data)
+    released = memoryview(b"gone")
+    released.release()
+    with pytest.raises(InvalidArgument):
+        await store.put("data", "k", released)
+    fields = np.zeros(2, [("Open", "f8"), ("O", "i4")])
+    await store.put("data", "k", fields)
+    assert await store.get("data", "k") == fields.tobytes()
 
 
 async def test_status_and_metrics(store: AsyncStore) -> None:

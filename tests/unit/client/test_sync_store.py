@@ -7,6 +7,7 @@ import gc
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -193,6 +194,8 @@ def test_a_store_pickles_as_its_options(monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(Unavailable):
             copy.get("data", "k")
         copy.close()
+        plain = pickle.loads(pickle.dumps(reedbed.aio.connect("127.0.0.1:1", window=5)))  # noqa: S301
+        assert plain.options == Options("127.0.0.1:1", window=5)
     monkeypatch.setenv("REEDBED_ENDPOINT", "elsewhere:5")
     with reedbed.connect() as store:
         assert store.options.endpoint == "elsewhere:5"
@@ -322,4 +325,46 @@ def test_a_new_store_after_a_fork_says_why_it_cannot_work(sync_store: Store) -> 
     sync_store.put("data", "k", b"x")
     assert in_child(connect) == "ForkedStore"
     sync_store.close()
-    assert in_child(connect) == "Unavailable"
+    assert in_child(connect) == "ForkedStore", "gRPC's threads are there until the process ends"
+
+
+def test_a_file_keeps_its_store(cluster: Any, core_of: Callable[..., Core]) -> None:
+    def made() -> Store:
+        return Store(Options("127.0.0.1:7300"), lambda _: AsyncStore(core_of(cluster)))
+
+    with made() as store:
+        store.create_bucket("data")
+        store.put("data", "k", b"kept")
+    reader = made().open("data", "k")
+    writer = made().open("data", "new", "wb")
+    gc.collect()
+    assert reader.read() == b"kept"
+    writer.write(b"kept too")
+    writer.close()
+    with made() as store:
+        assert store.get("data", "new") == b"kept too"
+
+
+BLOCKED = """
+import asyncio, threading
+from reedbed.client.threads import ForeignThreads
+
+async def main():
+    threads, begun = ForeignThreads(), threading.Event()
+    def block():
+        begun.set()
+        threading.Event().wait()
+    call = asyncio.create_task(threads.run(block))
+    while not begun.is_set():
+        await asyncio.sleep(0.01)
+    call.cancel()
+    threads.close()
+
+asyncio.run(main())
+print("ended")
+"""
+
+
+def test_a_source_that_blocks_does_not_keep_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, timeout=60, check=True)
+    assert done.stdout == b"ended\n"
