@@ -19,7 +19,7 @@ from reedbed.common import logs
 from reedbed.common.clock import SystemClock
 from reedbed.common.errors import NotFound
 from reedbed.common.ids import ID_BYTES, Id
-from reedbed.transport.grpc_server import GrpcServer
+from reedbed.transport.grpc_server import GrpcServer, check_free
 from reedbed.transport.tls import tls_from
 
 READ_THREADS: Final = 4
@@ -46,6 +46,8 @@ async def run_catalogd(settings: CatalogdSettings, ready: Callable[[str], None],
         loop.add_signal_handler(signal_, stop.set)
     clock = SystemClock()
     tls = tls_from(settings.tls_ca, settings.tls_cert, settings.tls_key)
+    bind = f"{settings.host}:{settings.port}"
+    check_free(bind)  # before a folder is made
     async with contextlib.AsyncExitStack() as stack:
         engine = await asyncio.to_thread(open_engine, settings.dir)
         stack.push_async_callback(asyncio.to_thread, engine.close)
@@ -54,7 +56,7 @@ async def run_catalogd(settings: CatalogdSettings, ready: Callable[[str], None],
         stack.callback(pool.shutdown)
         catalog = Catalog(engine, engine.cluster, settings, clock, leases, pool)
         stack.push_async_callback(catalog.close)
-        server = GrpcServer(catalog, bind=f"{settings.host}:{settings.port}", tls=tls)
+        server = GrpcServer(catalog, bind=bind, tls=tls)
         port = await server.start()
         stack.push_async_callback(server.stop, STOP_GRACE_S)
         async with asyncio.TaskGroup() as group:

@@ -21,19 +21,17 @@ from reedbed.catalog.mapstate import (
     read_map,
     write_change,
 )
-from reedbed.common import logs
 from reedbed.common.errors import InvalidArgument, WrongCluster
 from reedbed.protos.types import ClusterMap, Device, MapChange, PlacementGroup
 
 Changed = tuple[Sequence[Device], Sequence[PlacementGroup]]
 
-_log = logs.get("catalog.map")
-
 
 def found(engine: Engine, cluster: bytes, level: str | None, default_profile: str | None) -> None:
     """Store the map of a new cluster, if there is none. Level and default profile are those of the founding.
 
-    WrongCluster if the stored map is another cluster's; InvalidArgument for a level other than the stored one.
+    WrongCluster if the stored map is another cluster's; InvalidArgument for a level or default profile other than the
+    stored one.
     """
     chosen = level or "device", default_profile or "rs-4-2"
     check_cluster_settings(*chosen)
@@ -53,7 +51,10 @@ def found(engine: Engine, cluster: bytes, level: str | None, default_profile: st
             hint="Leave the level out; it cannot be changed",
         )
     if default_profile and default_profile != map_.default_profile:
-        _log.warning("the cluster keeps its default profile %s, not %s", map_.default_profile, default_profile)
+        raise InvalidArgument(
+            f"the cluster was founded with default profile {map_.default_profile}, not {default_profile}",
+            hint="Leave the profile out; each bucket can have its own",
+        )
 
 
 class MapKeeper:

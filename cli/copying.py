@@ -16,8 +16,9 @@ from reedbed.cli.locations import Local, Remote
 from reedbed.cli.output import print_json
 from reedbed.cli.plans import Copy, Remove, Step
 from reedbed.cli.progress import Meter
-from reedbed.common.errors import DeadlineExceeded, InvalidArgument, ReedbedError, Unavailable
+from reedbed.common.errors import DeadlineExceeded, InvalidArgument, PreconditionFailed, ReedbedError, Unavailable
 from reedbed.common.limits import KIB, MIB
+from reedbed.protos.types import etag_of
 
 if TYPE_CHECKING:
     from reedbed.protos.types import ObjectInfo
@@ -41,9 +42,11 @@ class Target(Protocol):
         self, bucket: str, key: str, path: Path, *, progress: Callable[[int], None] | None
     ) -> ObjectInfo: ...
 
-    async def copy(self, source_bucket: str, source_key: str, bucket: str, key: str) -> ObjectInfo: ...
+    async def copy(
+        self, source_bucket: str, source_key: str, bucket: str, key: str, *, version: str | None = None
+    ) -> ObjectInfo: ...
 
-    async def delete(self, bucket: str, key: str) -> Any: ...
+    async def delete(self, bucket: str, key: str, *, if_match: str | None = None) -> Any: ...
 
 
 @dataclass
@@ -112,12 +115,8 @@ async def copy_one(store: Target, step: Copy, meter: Meter) -> None:
     match step.source, step.target:
         case Local(path), Remote(bucket, key):
             await store.put_file(bucket, key, path, progress=meter.moved)
-        case Remote(bucket, key), Local(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            await store.get_file(bucket, key, path, progress=meter.moved)
-            # exact, where a float of seconds since 1970 could come out a microsecond early
-            stamp = (step.modified - _EPOCH) // timedelta(microseconds=1) * 1000
-            os.utime(path, ns=(stamp, stamp))  # so that a later sync sees it as unchanged
+        case Remote() as source, Local(path):
+            await _bring_down(store, source, path, step, meter)
         case Remote(bucket, key), Remote(to_bucket, to_key):
             await store.copy(bucket, key, to_bucket, to_key)
             meter.moved(step.size)
@@ -125,12 +124,65 @@ async def copy_one(store: Target, step: Copy, meter: Meter) -> None:
             raise InvalidArgument("both sides are local", hint="One side must be a reedbed:// URL")
 
 
+async def move_one(store: Target, step: Copy, meter: Meter) -> None:
+    """`copy_one`, and then deletes what was copied: not what came in its place meanwhile, which is an error."""
+    match step.source, step.target:
+        case Local(path), Remote(bucket, key):
+            before = await asyncio.to_thread(_mark, path)
+            await store.put_file(bucket, key, path, progress=meter.moved)
+            await asyncio.to_thread(_unlink_same, path, before)
+        case Remote() as source, Local(path):
+            info = await _bring_down(store, source, path, step, meter)
+            await _delete_same(store, source, info.etag)
+        case Remote() as source, Remote(to_bucket, to_key):
+            await store.copy(source.bucket, source.key, to_bucket, to_key, version=step.version)
+            meter.moved(step.size)
+            await _delete_same(store, source, etag_of(step.version))
+        case _:
+            raise InvalidArgument("both sides are local", hint="One side must be a reedbed:// URL")
+
+
 async def remove_one(store: Target, target: Local | Remote) -> None:
     """Deletes one file or object."""
     if isinstance(target, Local):
-        target.path.unlink(missing_ok=True)
+        await asyncio.to_thread(target.path.unlink, missing_ok=True)
     else:
         await store.delete(target.bucket, target.key)
+
+
+async def _bring_down(store: Target, source: Remote, path: Path, step: Copy, meter: Meter) -> ObjectInfo:
+    await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
+    info = await store.get_file(source.bucket, source.key, path, progress=meter.moved)
+    # exact, where a float of seconds since 1970 could come out a microsecond early
+    stamp = (step.modified - _EPOCH) // timedelta(microseconds=1) * 1000
+    await asyncio.to_thread(os.utime, path, ns=(stamp, stamp))  # so that a later sync sees it as unchanged
+    return info
+
+
+async def _delete_same(store: Target, source: Remote, etag: str) -> None:
+    try:
+        await store.delete(source.bucket, source.key, if_match=etag)
+    except PreconditionFailed:
+        raise _changed(source) from None
+
+
+def _unlink_same(path: Path, before: tuple[int, ...]) -> None:
+    if _mark(path) != before:
+        raise _changed(Local(path))
+    path.unlink()
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_ino, found.st_dev, found.st_size, found.st_mtime_ns
+
+
+def _changed(source: Local | Remote) -> PreconditionFailed:
+    return PreconditionFailed(
+        "it changed during the move: what was there before is copied, and what is there now stays",
+        where=str(source),
+        hint="Move it again",
+    )
 
 
 class Copier:
@@ -173,6 +225,7 @@ class Copier:
                     await self._begin(step, group)
         except BaseExceptionGroup as failed:
             raise _first(failed) from None
+        await self._meter.drain()
         return self.report
 
     async def _begin(self, step: Step, group: asyncio.TaskGroup) -> None:
@@ -182,7 +235,7 @@ class Copier:
             if self._as_json:
                 print_json(planned(step))
             else:
-                self._meter.line(f"(dryrun) {described(step)}")
+                await self._meter.line(f"(dryrun) {described(step)}")
         else:
             weight = min(max(step.size, SMALLEST), BYTES_AT_ONCE) if isinstance(step, Copy) else SMALLEST
             self._meter.expect(step.size if isinstance(step, Copy) else 0)
@@ -202,7 +255,7 @@ class Copier:
         else:
             self._meter.finished()
             if not self._quiet:
-                self._meter.line(described(step))
+                await self._meter.line(described(step))
         finally:
             self._slots.release()
             self._budget.give(weight)
@@ -212,11 +265,9 @@ class Copier:
             await remove_one(self._store, step.target)
             self.report.deleted += 1
             return
-        await copy_one(self._store, step, self._meter)
+        await (move_one if self._move else copy_one)(self._store, step, self._meter)
         self.report.copied += 1
         self.report.bytes += step.size
-        if self._move:
-            await remove_one(self._store, step.source)
 
 
 def _first(failed: BaseExceptionGroup[BaseException]) -> BaseException:

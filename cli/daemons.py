@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from reedbed.common.config import load as load_settings
 from reedbed.common.limits import DEFAULT_ENDPOINT
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+FILES: Final = 65_536  # open at once, where the system lets us
 
 _PATH: Final = click.Path(path_type=Path)
 _LEVELS: Final = ("debug", "info", "warning", "error")
@@ -61,6 +64,11 @@ def _serve(run: Callable[[asyncio.Event], Awaitable[None]], stop_with_stdin: boo
     from reedbed.transport.memory import keep_freed_memory
 
     keep_freed_memory()
+    # a lane is a socket, and a segment that is read a file
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
     async def main() -> None:
         stop = asyncio.Event()

@@ -23,7 +23,7 @@ class FilteredCommand(click.Command):
 
 
 def filter_options(command: F) -> F:
-    """--include and --exclude, for trees."""
+    """--include and --exclude, for trees; a single file or object is matched by its name."""
     command = click.option(
         "--include", multiple=True, metavar="PATTERN", help="Take what matches, although excluded before."
     )(command)

@@ -101,7 +101,7 @@ def ls(
         else:
             say("")
             say(f"Total: {count:,}, {size_text(size) if human_readable else f'{size:,} B'}")
-    if not count and place.key and not versions:
+    if not count and place.key:
         raise NotFound(f"nothing in {place.bucket!r} begins with {place.key!r}")
 
 

@@ -24,6 +24,7 @@ from reedbed.cli.supervisor import (
     check_folder,
     device_folders,
     error_in,
+    holders,
     run_cluster,
     running_state,
 )
@@ -101,15 +102,16 @@ def up(
             f"profile {code.name} needs {code.n} devices, and there are {count}",
             hint=f"Say --devices {code.n}, or choose a smaller profile",
         )
+    chosen = code.name if new or profile else None  # a cluster keeps its default; catalogd refuses another one
     if detach:
-        _detach(folder, count, code.name if new else None, host, port, as_json)
+        _detach(folder, count, chosen, host, port, as_json)
         return
 
     asyncio.run(
         run_cluster(
             folder,
             devices=count,
-            profile=code.name if new else None,
+            profile=chosen,
             host=host,
             port=port,
             ready=lambda state: _print_state(state, folder, as_json),
@@ -148,22 +150,32 @@ def _detach(folder: Path, devices: int, profile: str | None, host: str, port: in
 @_dir_option
 @json_option
 def down(folder: Path | None, as_json: bool) -> None:
-    """Stop the cluster that `reedbed up` runs on a folder. Its data stays."""
+    """Stop the cluster that `reedbed up` runs on a folder, with its daemons that were started again by hand.
+
+    Its data stays.
+    """
     folder = (folder or default_folder()).absolute()
     state = running_state(folder)
     # one that is gone was killed, and its daemons are ending by themselves
     with contextlib.suppress(ProcessLookupError):
         os.kill(state.supervisor, signal.SIGTERM)
     deadline = time.monotonic() + 2 * STOP_TIMEOUT_S
+    told: set[int] = set()
     while time.monotonic() < deadline:
         try:
             running_state(folder)
         except NotFound:
-            if as_json:
-                print_json({"stopped": state.endpoint})
-            else:
-                say(f"Stopped the cluster in {folder}.")
-            return
+            left = holders(folder)  # daemons that died and were started again by hand
+            for pid in left.keys() - told:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+            told |= left.keys()
+            if not left:
+                if as_json:
+                    print_json({"stopped": state.endpoint})
+                else:
+                    say(f"Stopped the cluster in {folder}.")
+                return
         except Unavailable:
             pass
         time.sleep(POLL_S)

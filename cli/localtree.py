@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
+from typing import Final
 
 from reedbed.cli.locations import Local, Remote
+from reedbed.client.system import PART_PREFIX
 from reedbed.protos.types import from_us
+
+_PART: Final = re.compile(re.escape(PART_PREFIX) + "[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One file or object of a tree: its name relative to the tree's top, its size in bytes, and when it changed.
 
-    `through_link`: it lies in a folder that only a symbolic link brings into the tree.
+    `through_link`: it lies in a folder that only a symbolic link brings into the tree. `version`: of an object.
     """
 
     relative: str
@@ -25,6 +30,7 @@ class Entry:
     modified: datetime
     where: Local | Remote
     through_link: bool = False
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,8 @@ def _children(folder: Path, follow: bool) -> list[_Child]:
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
+            if _PART.fullmatch(entry.name):
+                continue  # left behind by a download that was killed
             try:
                 stat = entry.stat(follow_symlinks=follow)
                 name = entry.name + "/" if S_ISDIR(stat.st_mode) else entry.name

@@ -66,15 +66,20 @@ def parse_location(text: str) -> Location:
     return Local(Path(text), text.endswith("/"))
 
 
-def one_target(source: Local | Remote | Stream, target: Location) -> Location:
-    """Where a single source goes: into `target` under its own name if that is a folder, a bucket or a prefix."""
+def name_of(source: Local | Remote | Stream) -> str:
+    """The last part of a path or key; empty where there is none."""
     match source:
         case Local(path):
-            name = path.name
+            return path.name
         case Remote(_, key):
-            name = key.rstrip("/").rpartition("/")[2]
+            return key.rstrip("/").rpartition("/")[2]
         case Stream():
-            name = ""
+            return ""
+
+
+def one_target(source: Local | Remote | Stream, target: Location) -> Location:
+    """Where a single source goes: into `target` under its own name if that is a folder, a bucket or a prefix."""
+    name = name_of(source)
     match target:
         case Remote(bucket, key) if not key or key.endswith("/"):
             if not name:

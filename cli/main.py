@@ -13,6 +13,7 @@ import click
 
 import reedbed
 from reedbed.cli.output import say, show_error
+from reedbed.client.system import fill_standard
 from reedbed.common.errors import InvalidArgument, ReedbedError
 
 # Each subcommand with its module, in the order of the help text: so that `reedbed ls` does not load the daemons.
@@ -83,7 +84,8 @@ def run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     try:
         result = reedbed_command.main(list(arguments), prog_name="reedbed", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         if as_json:
@@ -113,6 +115,13 @@ def _told(error: OSError) -> ReedbedError:
 
 def main() -> None:
     """Entry point."""
+    fill_standard()
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - to /dev/null, which is there now
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
     # gRPC's own diagnostics go past our logs, straight to standard error
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     for stream in (sys.stdout, sys.stderr):

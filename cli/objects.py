@@ -10,11 +10,11 @@ import click
 from reedbed.cli.connection import Connection, connection_options, run_async
 from reedbed.cli.filtering import FilteredCommand, filter_options, filters_of
 from reedbed.cli.listing import info_fields
-from reedbed.cli.locations import Filters, Remote, folder_prefix, parse_location
+from reedbed.cli.locations import Filters, Remote, folder_prefix, name_of, parse_location
 from reedbed.cli.output import json_option, print_json, say, size_text
 from reedbed.cli.progress import Meter
 from reedbed.cli.streams import to_stdout
-from reedbed.common.errors import InvalidArgument, NotFound
+from reedbed.common.errors import InvalidArgument
 from reedbed.protos.types import CommonPrefix
 
 if TYPE_CHECKING:
@@ -154,17 +154,16 @@ def rm(
             count = _remove_tree(
                 store, place, filters, dry_run=dryrun, quiet=quiet or as_json, as_json=as_json, failed=failed
             )
+        elif not filters_of(click.get_current_context()).match(name_of(place)):
+            count = 0
         elif dryrun:
             _would_delete(place, as_json)
             count = 0
-        elif version:
-            try:
-                store.delete(place.bucket, place.key, version=version)
-                count = 1
-            except NotFound:
-                count = 0
         else:
-            count = _remove_batch(store, place.bucket, [place.key], quiet=quiet or as_json, failed=failed)
+            # as in S3 one that does not exist is no error
+            count = int(store.delete(place.bucket, place.key, version=version))
+            if not (quiet or as_json):
+                say(f"delete: {place}" + (f" {version}" if version else ""))
     if as_json:
         report = [{"what": str(Remote(place.bucket, key)), "why": why} for key, why in failed]
         print_json({"dryrun": dryrun, "deleted": count, "failed": report})

@@ -68,6 +68,11 @@ def say(line: str, *, err: bool = False) -> None:
     click.echo(safe_text(line), err=err)
 
 
+def say_lines(lines: Iterable[str]) -> None:
+    """`say`, many lines at once."""
+    click.echo("\n".join(map(safe_text, lines)))
+
+
 def size_text(count: float) -> str:
     """Bytes in binary units, as `aws s3 --human-readable` shows them."""
     if count < 1024:

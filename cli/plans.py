@@ -5,11 +5,13 @@ Both sides are walked in bytewise order of their keys, so that `sync` compares t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from stat import S_ISDIR, S_ISREG
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from reedbed.cli.localtree import Entry, Skip, local_tree, modified_at
 from reedbed.cli.locations import Filters, Local, Remote, Shadows, folder_prefix, unsafe
@@ -19,6 +21,8 @@ from reedbed.protos.types import CommonPrefix
 
 if TYPE_CHECKING:
     from reedbed.protos.types import ObjectInfo
+
+_WALKED: Final = 256  # entries of a local tree that are looked up at once, in a thread
 
 
 class Listing(Protocol):
@@ -33,12 +37,13 @@ class Listing(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One file or object to copy."""
+    """One file or object to copy. `version`: of an object, when the plan was made."""
 
     source: Local | Remote
     target: Local | Remote
     size: int
     modified: datetime
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +57,18 @@ Step: TypeAlias = Copy | Remove | Skip
 
 
 async def _local_entries(place: Local, follow: bool) -> AsyncIterator[Entry | Skip]:
-    for entry in local_tree(place.path, follow=follow):
-        yield entry
+    walk = local_tree(place.path, follow=follow)
+    while batch := await asyncio.to_thread(list, islice(walk, _WALKED)):
+        for entry in batch:
+            yield entry
 
 
 async def _remote_entries(store: Listing, place: Remote) -> AsyncIterator[Entry | Skip]:
     prefix = folder_prefix(place)
     async for row in store.list(place.bucket, prefix=prefix):
         if not isinstance(row, CommonPrefix):
-            yield Entry(row.key[len(prefix) :], row.size, row.last_modified, Remote(place.bucket, row.key))
+            where = Remote(place.bucket, row.key)
+            yield Entry(row.key[len(prefix) :], row.size, row.last_modified, where, version=row.version)
 
 
 def tree(store: Listing, side: Local | Remote, *, follow: bool = True) -> AsyncIterator[Entry | Skip]:
@@ -135,7 +143,7 @@ async def plan_copy(
 
 
 def _copy(entry: Entry, target: Local | Remote) -> Copy:
-    return Copy(entry.where, target_of(entry, target), entry.size, entry.modified)
+    return Copy(entry.where, target_of(entry, target), entry.size, entry.modified, entry.version)
 
 
 async def _existing(store: Listing, target: Local | Remote) -> AsyncIterator[Entry]:
@@ -200,10 +208,13 @@ async def plan_sync(
 
 
 async def plan_one(store: Listing, source: Local | Remote, target: Local | Remote) -> Copy:
-    """A single file or object; NotFound if it is not there, InvalidArgument for what is no regular file."""
+    """A single file or object; NotFound if it or the target's bucket is not there, InvalidArgument for what is no
+    regular file."""
+    if isinstance(target, Remote):
+        await store.stat_bucket(target.bucket)
     if isinstance(source, Remote):
         info = await store.stat(source.bucket, source.key)
-        return Copy(source, target, info.size, info.last_modified)
+        return Copy(source, target, info.size, info.last_modified, info.version)
     try:
         stat = source.path.stat()
     except (FileNotFoundError, NotADirectoryError):

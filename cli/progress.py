@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from reedbed.cli.output import on_terminal, safe_text, say
+from reedbed.cli.lines import Lines
+from reedbed.cli.output import on_terminal, safe_text, say_lines
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -49,6 +51,7 @@ class Meter:
         self._total_files = 0
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._lines = Lines(self._print)
         if show and on_terminal():
             self._progress = _bar()
             self._task = self._progress.add_task(label, total=None, files="")
@@ -80,13 +83,21 @@ class Meter:
         self.done_files += 1
         self._show()
 
-    def line(self, text: str) -> None:
-        """A line on standard output that does not tear the bar."""
+    async def line(self, text: str) -> None:
+        """A line on standard output that does not tear the bar. BrokenPipeError when nobody reads it any more."""
+        await self._lines.put(text)
+
+    async def drain(self) -> None:
+        """Returns when all lines are out."""
+        await self._lines.drain()
+
+    def _print(self, lines: Sequence[str]) -> None:
         if self._progress and sys.stdout.isatty():
-            # both are the same terminal: the line goes above the bar
-            self._progress.console.print(safe_text(text), markup=False, highlight=False, soft_wrap=True)
+            # both are the same terminal: the lines go above the bar
+            text = "\n".join(map(safe_text, lines))
+            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            say(text)
+            say_lines(lines)
 
     def _show(self) -> None:
         if self._progress and self._task is not None:

@@ -155,6 +155,23 @@ def running_state(folder: Path) -> ClusterState:
     return state
 
 
+def holders(folder: Path) -> dict[int, Path]:
+    """Processes that serve a folder of the cluster, by pid: those of a supervisor, and those started by hand."""
+    found = {}
+    for lock in (folder / "catalog" / "serving.lock", *(device / "lock" for device in device_folders(folder))):
+        try:
+            with lock.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    pid = file.read(32).strip()
+                    if pid.isdigit():
+                        found[int(pid)] = lock.parent
+        except FileNotFoundError:
+            continue
+    return found
+
+
 def device_folders(folder: Path) -> list[Path]:
     """Folders of devices that are there, in order of their numbers."""
     found = [path for path in folder.glob(f"{_DEVICE}*") if path.name.removeprefix(_DEVICE).isdecimal()]
@@ -242,13 +259,14 @@ class Supervisor:
 
     async def start(self, devices: int, profile: str | None, host: str, port: int) -> ClusterState:
         """Starts everything; returns when catalogd serves and every device is registered."""
-        # Only of use when the folder is new: a catalog keeps the default profile it was made with.
         default = ["--default-profile", profile] if profile else []
         catalog_dir = self._folder / "catalog"
         catalogd = await self._start(
             "catalogd", ["catalogd", "--dir", str(catalog_dir), "--host", host, "--port", str(port), *default]
         )
         endpoint = str((await self._ready(catalogd))["endpoint"])
+        chosen = catalogd.command.index("--port") + 1  # so that who starts it again does so where all others look
+        catalogd.command[chosen] = endpoint.rpartition(":")[2]
         for number in range(1, devices + 1):
             await self._start(
                 f"storaged-{number}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -12,7 +13,17 @@ import click
 from reedbed.cli.connection import Connection, connection_options, run_async
 from reedbed.cli.copying import Copier, Report
 from reedbed.cli.filtering import FilteredCommand, filter_options, filters_of
-from reedbed.cli.locations import Local, Location, Remote, Stream, one_target, overlap, parse_location
+from reedbed.cli.locations import (
+    Filters,
+    Local,
+    Location,
+    Remote,
+    Stream,
+    name_of,
+    one_target,
+    overlap,
+    parse_location,
+)
 from reedbed.cli.output import error_fields, json_option, print_json, say, show_error, size_text
 from reedbed.cli.plans import Step, plan_copy, plan_one, plan_sync
 from reedbed.cli.progress import Meter
@@ -131,14 +142,15 @@ async def _run(plan: Plan, label: str, options: Options, *, move: bool = False, 
 
 
 async def _run_stream(source: Location, target: Location, options: Options) -> int:
-    if options.dry_run:
-        say(f"(dryrun) copy: {source} to {target}", err=True)
-        return 0
     start = time.monotonic()
-    # what goes to standard output must not be mixed with a report
+    # what goes to standard output must not be mixed with a report, nor with a bar on the same terminal
     report_to_stdout = not isinstance(target, Stream)
+    show = options.progress and not options.quiet and (report_to_stdout or not sys.stdout.isatty())
     async with options.connection.async_store() as store:
-        with Meter("cp", show=options.progress and not options.quiet) as meter:
+        if options.dry_run:
+            await _dry_stream(store, source, target, options)
+            return 0
+        with Meter("cp", show=show) as meter:
             if isinstance(target, Remote):
                 size = await from_stdin(store, target, meter)
             else:
@@ -149,7 +161,21 @@ async def _run_stream(source: Location, target: Location, options: Options) -> i
     return 0
 
 
-def _single(source: Location, target: Location) -> Plan:
+async def _dry_stream(store: AsyncStore, source: Location, target: Location, options: Options) -> None:
+    """Checks what can be checked without a byte, and says what would be done."""
+    size = None
+    if isinstance(source, Remote):
+        size = (await store.stat(source.bucket, source.key)).size
+    elif isinstance(target, Remote):
+        await store.stat_bucket(target.bucket)
+    what = "upload" if isinstance(target, Remote) else "download"
+    if options.as_json:
+        print_json({"dryrun": what, "source": str(source), "bytes": size, "target": str(target)})
+    else:
+        say(f"(dryrun) {what}: {source} to {target}")
+
+
+def _single(source: Location, target: Location, filters: Filters) -> Plan:
     assert not isinstance(source, Stream)
     goal = one_target(source, target)
     assert not isinstance(goal, Stream)
@@ -157,7 +183,9 @@ def _single(source: Location, target: Location) -> Plan:
         raise InvalidArgument(f"{source} is source and target at once")
 
     async def plan(store: AsyncStore) -> AsyncIterator[Step]:
-        yield await plan_one(store, source, goal)
+        step = await plan_one(store, source, goal)
+        if filters.match(name_of(source)):
+            yield step
 
     return plan
 
@@ -226,9 +254,12 @@ def _copy(source: str, target: str, recursive: bool, given: dict[str, Any], *, l
     if isinstance(start, Remote) and not start.key:
         raise InvalidArgument(f"{start} is a bucket", hint="Say -r to copy what is in it, or name an object")
     if isinstance(start, Stream) or isinstance(goal, Stream):
+        if given["include"] or given["exclude"]:
+            raise InvalidArgument("a stream has no name that --include or --exclude could match")
         goal = one_target(start, goal)
         return run_async(_run_stream(start, goal, options))
-    return run_async(_run(_single(start, goal), label, options, move=move, sole=True))
+    filters = filters_of(click.get_current_context())
+    return run_async(_run(_single(start, goal, filters), label, options, move=move, sole=True))
 
 
 @click.command(cls=FilteredCommand)

@@ -8,14 +8,13 @@ import secrets
 import stat
 from collections.abc import Callable
 from contextlib import aclosing, suppress
-from typing import Any, Final
+from typing import Any
 
 from reedbed.client.catalog import Target
 from reedbed.client.get import Getter
+from reedbed.client.system import PART_PREFIX
 from reedbed.common.errors import InvalidArgument
 from reedbed.protos.types import ObjectInfo
-
-PART_PREFIX: Final = ".reedbed-"  # of temporary files; 16 hexadecimal digits follow
 
 
 def local_path(path: object) -> str:

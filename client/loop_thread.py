@@ -18,6 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 import uvloop
 
 from reedbed.client.core import forked
+from reedbed.client.system import fill_standard
 from reedbed.common.errors import InvalidArgument, Unavailable
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        fill_standard()
         self._loop = uvloop.new_event_loop()
         self._stopped = False
         self._guard = threading.RLock()  # the garbage collector may call `run` or `stop` within it, in the same thread

@@ -33,7 +33,8 @@ PAYLOAD_MAX: Final = 64 * MIB  # of one call, each way
 WINDOW: Final = 64 * MIB  # byte credits of a lane, each way; a call's payload is admitted whole
 MESSAGE_MAX: Final = 8 * MIB  # of one gRPC message
 CALLS_MAX: Final = 1024  # calls under way in one lane
-LANES_MAX: Final = 256  # lanes that one daemon serves
+LANES_MAX: Final = 4096  # lanes that one daemon serves
+LANES_OF_DAEMONS: Final = 512  # of them, kept free for other daemons when clients are many
 
 # Catalog
 PAGE_MAX: Final = 1000  # rows of one page of a listing

@@ -27,18 +27,20 @@ FRAME_CREDIT: FrameKind
 FRAME_OPEN: FrameKind
 
 class HelloRequest(_message.Message):
-    __slots__ = ("protocol", "cluster", "epoch", "software", "sum")
+    __slots__ = ("protocol", "cluster", "epoch", "software", "role", "sum")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
     SUM_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     cluster: bytes
     epoch: int
     software: str
+    role: str
     sum: int
-    def __init__(self, protocol: _Optional[int] = ..., cluster: _Optional[bytes] = ..., epoch: _Optional[int] = ..., software: _Optional[str] = ..., sum: _Optional[int] = ...) -> None: ...
+    def __init__(self, protocol: _Optional[int] = ..., cluster: _Optional[bytes] = ..., epoch: _Optional[int] = ..., software: _Optional[str] = ..., role: _Optional[str] = ..., sum: _Optional[int] = ...) -> None: ...
 
 class HelloReply(_message.Message):
     __slots__ = ("protocol", "cluster", "epoch", "term", "role", "software", "window", "max_calls", "max_payload", "sum")

@@ -22,7 +22,7 @@ from reedbed.storaged.state import CatalogState
 from reedbed.storaged.store import ShardStore
 from reedbed.storaged.worker import Worker
 from reedbed.transport.grpc_client import GrpcConnector
-from reedbed.transport.grpc_server import GrpcServer
+from reedbed.transport.grpc_server import GrpcServer, check_free
 from reedbed.transport.lane import Hello, Reply
 from reedbed.transport.pool import LanePool
 from reedbed.transport.tls import TlsConfig, tls_from
@@ -99,7 +99,9 @@ async def run_storaged(
     for signal_ in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signal_, stop.set)
     tls: TlsConfig | None = tls_from(settings.tls_ca, settings.tls_cert, settings.tls_key)
-    connector = GrpcConnector(tls=tls)
+    bind = f"{settings.host}:{settings.port}"
+    check_free(bind)  # before a folder is made
+    connector = GrpcConnector(tls=tls, role="storaged")
     hello = await find_catalog(connector, settings.catalog, stop)
     if hello is None:
         return
@@ -126,7 +128,7 @@ async def run_storaged(
 
         service = StorageService(state, settings.read_threads)
         stack.callback(service.close)
-        server = GrpcServer(service, bind=f"{settings.host}:{settings.port}", tls=tls, budget=MEMORY)
+        server = GrpcServer(service, bind=bind, tls=tls, budget=MEMORY)
         port = await server.start()
         stack.push_async_callback(server.stop, GRACE_S)
         pool = LanePool(connector, cluster=hello.cluster)

@@ -41,12 +41,13 @@ CLIENT_OPTIONS: Final[list[tuple[str, Any]]] = [
 class GrpcConnector:
     """Opens lanes over gRPC (see Connector in lane.py). Reads no proxy settings from the environment."""
 
-    def __init__(self, *, tls: TlsConfig | None = None, server_name: str | None = None) -> None:
-        """`server_name` is what the daemons' certificates are checked against, if not their host.
+    def __init__(self, *, tls: TlsConfig | None = None, server_name: str | None = None, role: str = "") -> None:
+        """`server_name` is what the daemons' certificates are checked against, if not their host. `role`: of a daemon.
 
         InvalidArgument for TLS files that cannot be read.
         """
         self._options = list(CLIENT_OPTIONS)
+        self._role = role
         self._credentials: grpc.ChannelCredentials | None = None
         if tls is not None:
             ca, cert, key = tls.read()
@@ -66,7 +67,9 @@ class GrpcConnector:
         else:
             channel = grpc.aio.secure_channel(address, self._credentials, options=self._options)
         try:
-            request = lane_pb2.HelloRequest(protocol=limits.PROTOCOL_VERSION, cluster=cluster, software=SOFTWARE)
+            request = lane_pb2.HelloRequest(
+                protocol=limits.PROTOCOL_VERSION, cluster=cluster, software=SOFTWARE, role=self._role
+            )
             greet: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(HELLO)
             data = await greet(sealed(request.SerializeToString()), timeout=left)
             # an answer may end well without a message

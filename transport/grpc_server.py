@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -74,16 +75,19 @@ class GrpcServer:
         *,
         tls: TlsConfig | None = None,
         lanes_max: int = limits.LANES_MAX,
+        lanes_of_daemons: int = limits.LANES_OF_DAEMONS,
         budget: int = BUDGET,
         clock: Clock | None = None,
     ) -> None:
-        """`bind` is HOST:PORT (0: the system chooses) or unix:PATH. `budget` in bytes.
+        """`bind` is HOST:PORT (0: the system chooses) or unix:PATH. `budget` in bytes. `lanes_of_daemons`: of
+        `lanes_max`, not for clients.
 
         InvalidArgument for TLS files that cannot be read or a certificate that is missing.
         """
         self._service = service
         self._bind = bind
         self._lanes_max = lanes_max
+        self._clients_max = lanes_max - lanes_of_daemons
         self._budget = Budget(budget)
         self._clock = clock or SystemClock()
         self._ends: set[ServerEnd] = set()
@@ -111,7 +115,7 @@ class GrpcServer:
 
         AlreadyExists if the address is taken, InvalidArgument if it is none of this machine's or no address.
         """
-        _check_free(self._bind)
+        check_free(self._bind)
         self._server, port = await self._listen(self._bind)
         if port:  # whoever takes its place listens at the same one
             self._bind = f"{self._bind.rpartition(':')[0]}:{port}"
@@ -190,13 +194,16 @@ class GrpcServer:
             await _abort(context, WrongProtocol(f"this daemon speaks protocol {hello.protocol}"))
         if request.cluster and request.cluster != hello.cluster:
             await _abort(context, WrongCluster(f"this daemon belongs to cluster {hello.cluster.hex() or 'none'}"))
+        # said here, and not at the lane, where gRPC may lose the reason
+        if len(self._ends) >= (self._lanes_max if request.role else self._clients_max):
+            await _abort(context, self._full())
         return hello_bytes(hello)
 
     async def _lane(self, _requests: object, context: _Context) -> None:
         if self._draining:
             await _abort(context, Unavailable("this daemon is stopping"))
         if len(self._ends) >= self._lanes_max:
-            await _abort(context, ResourceExhausted(f"{self._lanes_max} lanes are open at this daemon"))
+            await _abort(context, self._full())
         end = ServerEnd(_ContextWire(context), self._service, clock=self._clock, budget=self._budget)
         self._ends.add(end)
         try:
@@ -206,6 +213,9 @@ class GrpcServer:
             await _abort(context, error)
         finally:
             self._ends.discard(end)
+
+    def _full(self) -> ResourceExhausted:
+        return ResourceExhausted(f"{len(self._ends)} lanes are open at this daemon, and it takes no more")
 
 
 class _ContextWire:
@@ -240,8 +250,9 @@ async def _abort(context: _Context, error: ReedbedError) -> NoReturn:
     raise AssertionError("abort returned")
 
 
-def _check_free(bind: str) -> None:
-    """Finds out by name what gRPC only says as a failure: that an address is taken, or is none of ours."""
+def check_free(bind: str) -> None:
+    """Finds out by name what gRPC only says as a failure: AlreadyExists for an address that is taken, InvalidArgument
+    for one that is none of ours."""
     if bind.startswith("unix:"):
         _check_free_path(bind.removeprefix("unix:"))
         return
@@ -260,6 +271,8 @@ def _check_free(bind: str) -> None:
         except PermissionError:
             raise InvalidArgument("this user may not listen at that port", where=bind) from None
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise InvalidArgument("no address of this machine", where=bind, hint="Check --host") from None
             hint = "Choose another port, or stop who listens there"
             raise AlreadyExists(f"cannot listen: {error.strerror}", where=bind, hint=hint) from None
 

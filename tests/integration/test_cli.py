@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -185,6 +187,27 @@ def test_filters_and_dry_runs(here: Here, bucket: str, store: Store, tmp_path: P
     assert keys(store, bucket) == ["deep/er/b.py"]
 
 
+def test_filters_hold_for_a_single_file_too(here: Here, bucket: str, store: Store, tmp_path: Path) -> None:
+    source, url = tree(tmp_path / "source", {"f.txt": b"x"}), f"reedbed://{bucket}"
+    store.put(bucket, "f.txt", b"there")
+    assert ok(here("rm", f"{url}/f.txt", "--exclude", "*.txt", "--json")).json["deleted"] == 0
+    assert ok(here("mv", source / "f.txt", f"{url}/moved", "--exclude", "f*", "--json")).json["copied"] == 0
+    assert ok(here("cp", source / "f.txt", f"{url}/copied", "--exclude", "*", "--json")).json["copied"] == 0
+    assert (contents(source), keys(store, bucket)) == ({"f.txt": b"x"}, ["f.txt"])
+    assert ok(here("rm", f"{url}/f.txt", "--exclude", "*", "--include", "f.*", "--json")).json["deleted"] == 1
+
+
+def test_dry_runs_of_streams(here: Here, bucket: str, store: Store) -> None:
+    store.put(bucket, "k", b"12345")
+    url = f"reedbed://{bucket}/k"
+    assert ok(here("cp", url, "-", "--dryrun")).lines == [f"(dryrun) download: {url} to -"]
+    down = {"dryrun": "download", "source": url, "bytes": 5, "target": "-"}
+    assert ok(here("cp", url, "-", "--dryrun", "--json")).json == down
+    up = {"dryrun": "upload", "source": "-", "bytes": None, "target": f"{url}2"}
+    assert ok(here("cp", "-", f"{url}2", "--dryrun", "--json")).json == up
+    assert keys(store, bucket) == ["k"]
+
+
 def test_the_second_sync_copies_nothing(here: Here, bucket: str, store: Store, tmp_path: Path) -> None:
     source, url, out = tree(tmp_path / "source", FILES), f"reedbed://{bucket}/s", tmp_path / "out"
     for start, goal in ((source, url), (url, out), (url, f"reedbed://{bucket}/again")):
@@ -253,7 +276,8 @@ def test_versions(here: Here, store: Store) -> None:
     ]
     assert here("stat", url).code == 4
     assert ok(here("stat", url, "--version", first.version, "--json")).json["size"] == 1
-    ok(here("rm", url, "--version", rows[0]["version"]))
+    assert ok(here("rm", url, "--version", "0" * 32, "--json")).json["deleted"] == 0
+    assert ok(here("rm", url, "--version", rows[0]["version"], "--json")).json["deleted"] == 1
     assert ok(here("cat", url)).out == b"22"
 
 
@@ -324,6 +348,13 @@ def test_status(here: Here) -> None:
         (["cp", "reedbed://taken/k", "reedbed://no-such-bucket/k"], 4, "NotFound"),
         (["sync", "reedbed://taken", "reedbed://no-such-bucket"], 4, "NotFound"),
         (["stat", "reedbed://taken/k", "--version", "xyz"], 2, "InvalidArgument"),
+        (["rm", "reedbed://no-such-bucket/k"], 4, "NotFound"),
+        (["rm", "reedbed://no-such-bucket/k", "--version", "0" * 32], 4, "NotFound"),
+        (["ls", "reedbed://taken/nothing", "--versions"], 4, "NotFound"),
+        (["cp", __file__, "reedbed://no-such-bucket/k", "--dryrun"], 4, "NotFound"),
+        (["cp", "-", "reedbed://no-such-bucket/k", "--dryrun"], 4, "NotFound"),
+        (["cp", "reedbed://taken/none", "-", "--dryrun"], 4, "NotFound"),
+        (["cp", "reedbed://taken/k", "-", "--exclude", "*"], 2, "InvalidArgument"),
         (["ls", "--endpoint", "not an endpoint"], 2, "InvalidArgument"),
         (["ls", "--tls-ca", "/nonexistent.pem"], 2, "InvalidArgument"),
     ],
@@ -350,3 +381,45 @@ def test_a_file_that_fails_does_not_stop_the_others(here: Here, bucket: str, sto
     assert f"failed: download: reedbed://{bucket}/b" in done.err
     assert contents(tmp_path) == {"a": b"1", "c": b"3"}
     assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
+
+
+FORKS = """
+import os, sys, reedbed
+
+store = reedbed.connect(sys.argv[1], timeout=20)
+store.put(sys.argv[2], "k", b"parent")
+
+def child(work):
+    number = os.fork()
+    if not number:
+        try:
+            work()
+        except reedbed.ReedbedError as error:
+            os._exit(7 if type(error).__name__ == "ForkedStore" else 8)
+        os._exit(0)
+    store_get = store.get(sys.argv[2], "k") if open_now else b"parent"
+    assert store_get == b"parent"
+    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+def anew():
+    with reedbed.connect(sys.argv[1], timeout=20) as other:
+        other.list_buckets()
+
+open_now = True
+print(*[child(lambda: None) for _ in range(20)])
+print(*[child(lambda: store.get(sys.argv[2], "k")) for _ in range(10)])
+print(*[child(anew) for _ in range(5)])
+store.close()
+open_now = False
+print(*[child(anew) for _ in range(5)])
+"""
+
+
+def test_a_fork_of_a_process_that_uses_a_store(shared: LocalCluster, bucket: str) -> None:
+    """Over gRPC itself: children live, and what uses a store in them is told so at once."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, shared.endpoint, bucket], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = [list(map(int, line.split())) for line in done.stdout.splitlines()]
+    assert told == [[0] * 20, [7] * 10, [7] * 5, [7] * 5], done.stderr

@@ -6,11 +6,14 @@ import json
 import os
 import pty
 import select
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,6 +128,8 @@ def test_a_cluster_stopped_and_started_serves_the_same_data(tmp_path: Path) -> N
         assert store.get("data", "k") == b"kept"
         assert len(second.state["devices"]) == 4
         assert store.status()["default_profile"] == "rs-2-1"
+    other = reedbed("up", "--dir", folder, "--port", "0", "--profile", "rs-1-1")
+    assert (other.code, "rs-2-1, not rs-1-1" in other.err) == (2, True), other.err
 
 
 def test_in_the_foreground_until_ctrl_c_or_a_signal(tmp_path: Path) -> None:
@@ -169,6 +174,20 @@ def test_a_daemon_that_dies_is_told_and_does_not_end_the_others(tmp_path: Path) 
         until(lambda: log.read_text().count("SIGKILL") == 2)
         assert "Start it again with: reedbed storaged --dir" in log.read_text()
         assert reedbed("ls", "reedbed://data", **ends).lines[0].endswith(" k")
+        os.kill(cluster.state["catalogd"]["pid"], signal.SIGKILL)
+        until(lambda: log.read_text().count("SIGKILL") == 3)
+        # what is said there works as it stands, and `down` ends also what was started by hand
+        commands = [line.partition("Start it again with: ")[2] for line in log.read_text().splitlines()]
+        again = [subprocess.Popen([*REEDBED, *shlex.split(command)[1:]]) for command in commands if command]
+        try:
+            assert len(again) == 3
+            until(lambda: reedbed("cat", "reedbed://data/k", "--timeout", "5", **ends).out == data, 40)
+            assert reedbed("down", "--dir", tmp_path).code == 0
+            assert [process.wait(20) for process in again] == [0, 0, 0]
+        finally:
+            for process in again:
+                process.kill()
+                process.wait()
 
 
 def test_what_keeps_a_cluster_from_starting_is_named(tmp_path: Path) -> None:
@@ -186,6 +205,10 @@ def test_what_keeps_a_cluster_from_starting_is_named(tmp_path: Path) -> None:
             done = reedbed("up", "--dir", busy, "--port", port, *more)
             assert done.code not in (0, 1), done.err
             assert port in done.err
+        assert not (busy / "catalog").exists()
+    away = reedbed("catalogd", "--dir", busy / "catalog", "--host", "192.0.2.1", "--port", "0")
+    assert (away.code, "no address of this machine" in away.err) == (2, True), away.err
+    assert not (busy / "catalog").exists()
     few = reedbed("up", "--dir", tmp_path / "few", "--devices", "3")
     assert (few.code, "rs-4-2 needs 6 devices" in few.err) == (2, True)
 
@@ -240,7 +263,7 @@ def test_a_catalogd_that_is_down(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         endpoint = f"127.0.0.1:{server.getsockname()[1]}"
     (tmp_path / "file").write_bytes(b"x")
-    for arguments in (["ls"], ["status"], ["cp", str(tmp_path / "file"), "reedbed://data/k"]):
+    for arguments in (["ls"], ["status"], ["rm", "reedbed://data/k"], ["cp", str(tmp_path / "file"), "reedbed://data/k"]):
         done = reedbed(*arguments, "--timeout", "1", endpoint=endpoint)
         assert done.code in (7, 8), done.err
         assert endpoint in done.err
@@ -325,6 +348,61 @@ def test_a_reader_that_leaves_ends_a_command_quietly(shared: Up, tmp_path: Path)
             process.stdout.close()
             err = process.stderr.read()
             assert (process.wait(20), err) == (141, b"")
+
+
+def test_a_reader_that_pauses_delays_and_fails_nothing(shared: Up, tmp_path: Path) -> None:
+    for number in range(2000):
+        (tmp_path / f"{number:04}-{'long' * 40}").touch()
+    url = "reedbed://data/paused"
+    with started(shared, "cp", "-r", tmp_path, url, "--timeout", "2") as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        paused = time.monotonic() + 4  # for longer than the timeout nobody reads, and its pipe is full
+        until(lambda: time.monotonic() > paused)
+        assert process.stdout.read().count(b"\n") == 2000
+        assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_that_are_closed(shared: Up, tmp_path: Path, closed: str) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    reedbed_ = shlex.join(REEDBED)
+    for command in ("--version", f"cp {tmp_path}/file reedbed://data/closed", "ls reedbed://data/closed"):
+        script = f"{reedbed_} {command} {closed}"
+        done = subprocess.run(["sh", "-c", script], env=environment(shared.endpoint), capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b""), command
+
+
+def test_content_on_a_terminal_is_not_torn_by_a_bar(shared: Up) -> None:
+    with shared.connect() as store:
+        store.put("data", "line", b"content without an end of line")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*REEDBED, "cp", "reedbed://data/line", "-"], stdout=theirs, stderr=theirs, env=environment(shared.endpoint)
+    )
+    os.close(theirs)
+    assert drain(ours) == "content without an end of line"
+    assert process.wait(20) == 0
+
+
+def test_ctrl_c_while_a_source_of_the_sdk_blocks(shared: Up) -> None:
+    script = (
+        "import sys, reedbed\nwith reedbed.connect(sys.argv[1]) as store:\n store.put('data', 'x', sys.stdin.buffer)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, shared.endpoint], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        threads = psutil.Process(process.pid)
+        until(lambda: threads.num_threads() > 3)
+        assert process.stdin is not None
+        process.stdin.write(b"x" * 100)
+        process.stdin.flush()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == -signal.SIGINT
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_progress_is_shown_on_a_terminal_only(shared: Up, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from reedbed.common.errors import NotFound, ReedbedError
+from reedbed.common.errors import NotFound, PreconditionFailed, ReedbedError
 from reedbed.protos.names import encode_key
-from reedbed.protos.types import CommonPrefix, ObjectInfo
+from reedbed.protos.types import CommonPrefix, ObjectInfo, etag_of
 
 START = datetime(2026, 1, 1, 12, 0, 0, 123457, tzinfo=UTC)
 
@@ -23,6 +23,8 @@ class DictStore:
     def __init__(self) -> None:
         self.buckets = {"data", "other", "empty"}
         self.objects: dict[tuple[str, str], tuple[bytes, datetime]] = {}
+        self.versions: dict[tuple[str, str], str] = {}
+        self.commits = 0
         self.broken: dict[str, ReedbedError] = {}
         self.gate: asyncio.Event | None = None
         self.under_way = 0
@@ -34,6 +36,8 @@ class DictStore:
         encode_key(key)
         self.now += timedelta(seconds=1)
         self.objects[bucket, key] = (data, modified or self.now)
+        self.commits += 1
+        self.versions[bucket, key] = f"{self.commits:032x}"
         return self._info(bucket, key)
 
     def keys(self, bucket: str) -> list[str]:
@@ -44,7 +48,8 @@ class DictStore:
 
     def _info(self, bucket: str, key: str) -> ObjectInfo:
         data, modified = self.objects[bucket, key]
-        return ObjectInfo(bucket, key, len(data), "0" * 32, "crc32c:AAAAAA==", None, {}, modified, "rs-4-2")
+        version = self.versions[bucket, key]
+        return ObjectInfo(bucket, key, len(data), version, "crc32c:AAAAAA==", None, {}, modified, "rs-4-2")
 
     async def _transfer(self, key: str) -> None:
         self.under_way += 1
@@ -93,10 +98,16 @@ class DictStore:
             progress(len(data))
         return self._info(bucket, key)
 
-    async def copy(self, source_bucket: str, source_key: str, bucket: str, key: str) -> ObjectInfo:
+    async def copy(
+        self, source_bucket: str, source_key: str, bucket: str, key: str, *, version: str | None = None
+    ) -> ObjectInfo:
         await self._transfer(source_key)
+        if version not in (None, self.versions.get((source_bucket, source_key))):
+            raise NotFound("no such version")
         return self.add(bucket, key, self.data(source_bucket, source_key))
 
-    async def delete(self, bucket: str, key: str) -> bool:
+    async def delete(self, bucket: str, key: str, *, if_match: str | None = None) -> bool:
         await self._transfer(key)
+        if if_match is not None and if_match != etag_of(self.versions[bucket, key]):
+            raise PreconditionFailed("another etag")
         return self.objects.pop((bucket, key), None) is not None

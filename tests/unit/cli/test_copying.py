@@ -5,7 +5,8 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reedbed_cluster.dictstore import START, DictStore
 
+from reedbed.cli import progress
 from reedbed.cli.copying import AT_ONCE, BYTES_AT_ONCE, Copier, Report, described, verb
 from reedbed.cli.localtree import Skip
 from reedbed.cli.locations import Filters, Local, Remote, unsafe
@@ -32,6 +34,11 @@ async def steps_of(*steps: Step) -> AsyncIterator[Step]:
 
 def copier(store: DictStore, *, dry_run: bool = False, move: bool = False, as_json: bool = False) -> Copier:
     return Copier(store, Meter("cp", show=False), dry_run=dry_run, quiet=False, move=move, as_json=as_json)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
+        await asyncio.sleep(0)
 
 
 def remote_copy(name: str, size: int = 1) -> Copy:
@@ -148,10 +155,49 @@ async def test_moving_deletes_only_what_was_copied(store: DictStore, tmp_path: P
     store.broken["a"] = DiskFull("full")
     (tmp_path / "file").write_bytes(b"x")
     up = Copy(Local(tmp_path / "file"), Remote("other", "file"), 1, START)
-    await copier(store, move=True).run(steps_of(remote_copy("a"), remote_copy("b"), up))
+    steps = [replace(remote_copy(name), version=(await store.stat("data", name)).version) for name in "ab"]
+    await copier(store, move=True).run(steps_of(*steps, up))
     assert store.keys("data") == ["a"]
     assert store.keys("other") == ["b", "file"]
     assert not (tmp_path / "file").exists()
+
+
+async def test_what_comes_in_its_place_during_a_move_stays(store: DictStore, tmp_path: Path) -> None:
+    """Each of the three ways: the source is replaced while its old bytes are on their way."""
+    versions = {name: store.add("data", name, b"old").version for name in ("down", "across")}
+    (tmp_path / "up").write_bytes(b"old")
+    steps = [
+        Copy(Local(tmp_path / "up"), Remote("other", "up"), 3, START),
+        Copy(Remote("data", "down"), Local(tmp_path / "down"), 3, START, versions["down"]),
+        Copy(Remote("data", "across"), Remote("other", "across"), 3, START, versions["across"]),
+    ]
+    store.gate = asyncio.Event()
+    held = store.gate
+    moving = asyncio.create_task(copier(store, move=True).run(steps_of(*steps)))
+    await until(lambda: store.under_way == 3)
+    store.gate = None
+    store.add("data", "across", b"newer")
+    (tmp_path / "up").write_bytes(b"newer")
+    held.set()
+    report = await moving
+    assert (tmp_path / "up").read_bytes() == b"newer"
+    assert store.data("data", "across") == b"newer"
+    assert {what for what, _ in report.failed} == {described(steps[0]), described(steps[2])}
+    assert not (tmp_path / "none").exists()
+
+    store.add("data", "down", b"newer")
+    late = Copy(Remote("data", "down"), Local(tmp_path / "down"), 5, START, "")
+    transfer = store.delete
+
+    async def replaced_just_before(bucket: str, key: str, *, if_match: str | None = None) -> bool:
+        store.add("data", "down", b"newest")
+        return await transfer(bucket, key, if_match=if_match)
+
+    store.delete = replaced_just_before  # type: ignore[method-assign]
+    report = await copier(store, move=True).run(steps_of(late))
+    assert (tmp_path / "down").read_bytes() == b"newer"
+    assert store.data("data", "down") == b"newest"
+    assert report.exit_code == 1
 
 
 async def test_removals(store: DictStore, tmp_path: Path) -> None:
@@ -187,11 +233,11 @@ async def test_a_dry_run_does_nothing_and_escapes_what_it_prints(
 async def test_a_reader_that_is_gone_ends_it_with_its_own_error(
     store: DictStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gone(text: str) -> None:
+    def gone(lines: object) -> None:
         raise BrokenPipeError
 
+    monkeypatch.setattr(progress, "say_lines", gone)
     work = copier(store)
-    monkeypatch.setattr(work._meter, "line", gone)
     store.add("data", "a", b"1")
     with pytest.raises(BrokenPipeError):
         await work.run(steps_of(remote_copy("a")))

@@ -144,16 +144,18 @@ async def test_sync_deletes_nothing_that_a_link_leads_to(store: DictStore, tmp_p
 
 
 async def test_sync_deletes_nothing_below_a_folder_that_it_could_not_read(store: DictStore, tmp_path: Path) -> None:
-    for key in ("a", "gone/x", "gone/y/z", "old"):
+    for key in ("gone/x", "gone/y/z", "old"):
         store.add("data", key, b"1")
-    (tmp_path / "a").write_bytes(b"1")
+    names = [f"a{number:03}" for number in range(300)]  # more than are looked up at once
+    for name in names:
+        (tmp_path / name).touch()
     (tmp_path / "gone").mkdir()
     plan = plan_sync(store, Local(tmp_path), Remote("data", ""), Filters(), follow=True, delete=True, size_only=False)
     first = await anext(plan)
     assert isinstance(first, Copy)
     (tmp_path / "gone").rmdir()
     rest = [step async for step in plan]
-    assert [type(step) for step in rest] == [Skip, Remove]
+    assert [type(step) for step in rest] == [Copy] * (len(names) - 1) + [Skip, Remove]
     assert rest[-1] == Remove(Remote("data", "old"))
 
 

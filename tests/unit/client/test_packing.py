@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from reedbed.client.core import Core
 from reedbed.client.packer import PACK_MAX, choose_packing
 from reedbed.client.store import AsyncStore
+from reedbed.common.clock import ManualClock
 from reedbed.common.errors import Corrupt, InvalidArgument, PreconditionFailed, ReedbedError
 from reedbed.common.limits import KIB
 from reedbed.ec.cut import layout_for
@@ -164,7 +165,9 @@ async def test_a_put_that_runs_out_of_time_in_the_packer(cluster: Any, core_of: 
 
 async def test_the_time_of_one_of_many_begins_with_its_extent(cluster: Any, core_of: Callable[..., Core]) -> None:
     """Each extent takes less than the timeout, all of them together take more."""
-    async with AsyncStore(core_of(cluster, timeout=0.5)) as store:
+    clock = ManualClock()
+    began = clock.monotonic()
+    async with AsyncStore(core_of(cluster, clock, timeout=60)) as store:
         await store.create_bucket("data")
         await store.put("data", "first", b"x")
         cluster.gate[methods.COMMIT] = asyncio.Event()
@@ -176,6 +179,7 @@ async def test_the_time_of_one_of_many_begins_with_its_extent(cluster: Any, core
             for method in (methods.PUT_SHARD, methods.COMMIT):
                 cluster.gate.pop(method).set()
                 cluster.gate[method] = asyncio.Event()
+            clock.advance(12)
             nonlocal timer
             timer = loop.call_later(0.1, pulse)
 
@@ -183,6 +187,7 @@ async def test_the_time_of_one_of_many_begins_with_its_extent(cluster: Any, core
         results = await store.put_many("data", {f"k{number}": bytes(500_000) for number in range(150)})
         timer.cancel()
         assert all(isinstance(info, ObjectInfo) for info in results.values())
+        assert clock.monotonic() - began > 60
 
 
 async def test_an_unexpected_failure_ends_only_what_it_hit(
