@@ -222,7 +222,6 @@ def _end(thread: LoopThread, store: AsyncStore) -> None:
     if thread.forked:
         return
     try:
-        if not thread.inside:  # the garbage collector may call from anywhere
-            thread.run(store.close)
+        thread.last(store.close)  # the garbage collector may call from anywhere
     finally:
         thread.stop()

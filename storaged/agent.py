@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from reedbed.common import logs
 from reedbed.common.clock import Deadline
 from reedbed.common.errors import (
+    AlreadyExists,
     DeviceFailed,
     DiskFull,
     InvalidArgument,
@@ -46,7 +47,7 @@ log = logs.get("storaged")
 
 CALL_S = 10.0
 RETRY_MAX_S = 5.0
-
+TWICE_S = 15.0  # after a move to another address the catalog waits for the old one to fall silent
 
 Renew = Callable[[int, ShardStore, int], Awaitable[ShardStore]]  # number (0: none yet), store, incarnation
 
@@ -274,8 +275,12 @@ class Agent:
             await self.beat()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Heartbeats until `stop`. A catalogd that cannot be reached is tried on."""
+        """Heartbeats until `stop`. A catalogd that cannot be reached is tried on.
+
+        Raises AlreadyExists where a device is served elsewhere too, and has been for TWICE_S.
+        """
         failures = 0
+        twice: float | None = None  # since when
         while not stop.is_set():
             wait = self._interval if not failures else min(RETRY_MAX_S, self._interval * 2**failures)
             try:
@@ -288,7 +293,13 @@ class Agent:
                 if failures:
                     log.info("catalogd answers again")
                 failures = 0
+                twice = None
             except ReedbedError as error:
+                if isinstance(error, AlreadyExists):
+                    now = self._state.clock.monotonic()
+                    twice = now if twice is None else twice
+                    if now - twice >= TWICE_S:
+                        raise
                 failures = min(failures + 1, 10)
                 if failures == 1 or not isinstance(error, Unavailable):
                     log.warning("no heartbeat: %s", error)

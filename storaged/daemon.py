@@ -13,7 +13,7 @@ from reedbed.common import logs
 from reedbed.common.clock import Clock, Deadline, SystemClock
 from reedbed.common.errors import AlreadyExists, DeadlineExceeded, InvalidArgument, StaleTerm, Unavailable
 from reedbed.storaged.access import StorageAccess
-from reedbed.storaged.agent import CALL_S, Agent
+from reedbed.storaged.agent import CALL_S, TWICE_S, Agent
 from reedbed.storaged.identity import clean_folder
 from reedbed.storaged.pace import Pace
 from reedbed.storaged.service import MEMORY, StorageService
@@ -30,7 +30,6 @@ from reedbed.transport.tls import TlsConfig, tls_from
 log = logs.get("storaged")
 
 CONNECT_RETRY_S = 0.5
-TWICE_S = 15.0  # after a move to another address the catalog waits for the old one to fall silent
 GRACE_S = 5.0
 
 
@@ -145,11 +144,14 @@ async def run_storaged(
         worker = Worker(access, agent.exchange, lambda: agent.numbers, agent.work, service.foreground)
         log.info("serving devices %s at %s, pid %d", numbers, address, os.getpid())
         ready(address, list(zip(numbers, settings.dir, strict=True)))
-        async with asyncio.TaskGroup() as group:
-            working = group.create_task(worker.run(), name="worker")
-            group.create_task(agent.comparer.run(stop), name="comparer")
-            await agent.run(stop)
-            working.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                working = group.create_task(worker.run(), name="worker")
+                group.create_task(agent.comparer.run(stop), name="comparer")
+                await agent.run(stop)
+                working.cancel()
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None  # what ended one of them; the others were cancelled for it
 
 
 async def registered(

@@ -263,7 +263,12 @@ def test_a_catalogd_that_is_down(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         endpoint = f"127.0.0.1:{server.getsockname()[1]}"
     (tmp_path / "file").write_bytes(b"x")
-    for arguments in (["ls"], ["status"], ["rm", "reedbed://data/k"], ["cp", str(tmp_path / "file"), "reedbed://data/k"]):
+    for arguments in (
+        ["ls"],
+        ["status"],
+        ["rm", "reedbed://data/k"],
+        ["cp", str(tmp_path / "file"), "reedbed://data/k"],
+    ):
         done = reedbed(*arguments, "--timeout", "1", endpoint=endpoint)
         assert done.code in (7, 8), done.err
         assert endpoint in done.err

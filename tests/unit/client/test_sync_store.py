@@ -224,14 +224,25 @@ def test_a_call_within_the_loop_would_wait_for_itself(sync_store: Store) -> None
     assert isinstance(seen[0], InvalidArgument)
 
 
-def test_a_lost_store_ends_its_thread(cluster: Any, core_of: Callable[..., Core]) -> None:
+def test_a_lost_store_is_closed(cluster: Any, core_of: Callable[..., Core]) -> None:
     store = Store(Options("127.0.0.1:7300"), lambda _: AsyncStore(core_of(cluster)))
     store.create_bucket("data")
-    thread = store._thread._thread
+    core = store._store._core
     del store
     gc.collect()
-    thread.join(5)
-    assert not thread.is_alive()
+    assert core._closed
+
+
+def test_all_stores_share_one_thread(cluster: Any, core_of: Callable[..., Core]) -> None:
+    before = threading.active_count()
+    stores = [Store(Options("127.0.0.1:7300"), lambda _: AsyncStore(core_of(cluster))) for _ in range(20)]
+    for number, store in enumerate(stores):
+        store.create_bucket(f"bucket-{number}")
+    assert threading.active_count() <= before + 1
+    for store in stores[1:]:
+        store.close()
+    assert stores[0].stat_bucket("bucket-7").name == "bucket-7"
+    stores[0].close()
 
 
 def test_calls_under_way_end_with_the_store(sync_store: Store, cluster: Any) -> None:

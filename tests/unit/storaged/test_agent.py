@@ -22,9 +22,9 @@ from reedbed.common.errors import (
 )
 from reedbed.common.ids import Id
 from reedbed.protos import catalog_pb2, methods
-from reedbed.storaged.agent import Agent
+from reedbed.storaged.agent import TWICE_S, Agent
 from reedbed.storaged.calls import PutShard
-from reedbed.storaged.daemon import TWICE_S, registered
+from reedbed.storaged.daemon import registered
 from reedbed.storaged.identity import clean_folder
 from reedbed.storaged.settings import StoragedSettings
 from reedbed.storaged.state import CatalogState
@@ -54,6 +54,7 @@ class Catalog:
         self.clock = ManualClock()
         self.down = False
         self.refusals: list[ReedbedError] = []  # of the next registrations
+        self.elsewhere = False  # heartbeats are refused, since the device has registered from another address
         self.refused = 0
 
     async def call(self, method: str, header: bytes, deadline: Deadline) -> Reply:
@@ -74,6 +75,10 @@ class Catalog:
                 ).SerializeToString()
             )
         assert method == methods.HEARTBEAT
+        if self.elsewhere:
+            self.clock.advance(1.0)
+            self.refused += 1
+            raise AlreadyExists("registered twice", retryable=True)
         if self.refuse:
             self.refuse = False
             raise PreconditionFailed("of another incarnation")
@@ -232,6 +237,18 @@ async def test_a_device_that_moved_waits_until_its_old_address_is_forgotten(stor
     catalog.refusals = [AlreadyExists("registered twice", retryable=True), Unavailable("down")] * 5
     assert await registered(agent, "127.0.0.1:1", asyncio.Event(), catalog.clock, retry_s=0.0) == [7]
     assert catalog.refused == 10
+
+
+async def test_a_device_that_registered_elsewhere_meanwhile_ends_by_that_name(store: ShardStore) -> None:
+    agent, _ = agent_of(catalog := Catalog(), store)
+    await agent.register("127.0.0.1:1")
+    agent._interval = 0.001
+    catalog.elsewhere = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reedbed.storaged.agent.RETRY_MAX_S", 0.001)
+        with pytest.raises(AlreadyExists):
+            await agent.run(asyncio.Event())
+    assert catalog.refused == TWICE_S + 1
 
 
 async def test_a_device_that_stays_registered_twice_is_given_up_by_that_name(store: ShardStore) -> None:
