@@ -1,8 +1,8 @@
 """One try of writing an extent: its shards go to the devices of one PG at the same time.
 
-A device that lags beyond what its peers of the same try teach is given up if there is somewhere else to go, and in any
-case after a limit. Once a device has failed, the whole try is given up if there is somewhere else to go; if not, the
-others get their time, so that what they hold may do.
+A device that lags beyond what its peers of the same try teach is given up if there is somewhere else to go, or once the
+cluster map calls it down, and in any case after a limit. Once a device has failed, the whole try is given up if there
+is somewhere else to go; if not, the others get their time, so that what they hold may do.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from reedbed.transport.lane import Reply
 LAG_FACTOR: Final = 8.0  # times the slowest answer so far, once half of the devices have answered
 LAG_FLOOR_S: Final = 0.25
 SHARD_LIMIT_S: Final = 10.0  # for one shard, whatever peers do
+DOWN_CHECK_S: Final = 0.5  # between two looks at what the map says of those that are waited for
 BUSY_S: Final = 0.02  # first pause before a device that has too much to do is asked again
 BUSY_MAX_S: Final = 0.5
 
@@ -109,9 +110,10 @@ class Sending:
                 if self._sent.failed and self._pointless():
                     break
                 if not done:
-                    if self._leave_laggards(self._now() - began):
+                    waited = self._now() - began
+                    if self._leave_laggards(waited) or await self._are_down(waited):
                         break
-                    lagging_from = None  # nowhere else to go: wait for them
+                    lagging_from = self._now() + DOWN_CHECK_S  # nowhere else to go: wait for them
                 elif 2 * len(self._sent.acks) >= total:
                     lagging_from = began + max(LAG_FLOOR_S, LAG_FACTOR * (self._now() - began))
         finally:
@@ -187,12 +189,28 @@ class Sending:
         laggards = [self._device(position) for position in self._flying.values()]
         if not self._elsewhere({device.number for device in laggards} | set(self._sent.failed)):
             return False
+        self._give_up(laggards, waited)
+        return True
+
+    async def _are_down(self, waited: float) -> bool:
+        """Whether the cluster map calls all of those down that have not answered yet, when asked for once more."""
+        access = self._access
+        try:
+            map_ = await access.refresh(access.map.epoch, self._deadline.within(DOWN_CHECK_S))
+        except (Unavailable, DeadlineExceeded):
+            return False
+        laggards = [self._device(position) for task, position in self._flying.items() if not task.done()]
+        if any((device := map_.devices.get(one.number)) is not None and device.state == "up" for one in laggards):
+            return False
+        self._give_up(laggards, waited)
+        return bool(laggards)
+
+    def _give_up(self, laggards: Sequence[Device], waited: float) -> None:
         for device in laggards:
             self._sent.failed[device.number] = DeadlineExceeded(
                 f"device {device.number} at {device.address} lagged: no answer after {waited:.3g} s, long "
                 "after its peers had given theirs"
             )
-        return True
 
     def _device(self, position: int) -> Device:
         return self._devices[self._choice.pg.positions[position].device]

@@ -203,6 +203,26 @@ async def test_a_laggard_is_waited_for_where_there_is_none(make_twin, some_bytes
     assert extent.present.bit_count() == 5, "but not for ever"
 
 
+async def test_a_laggard_that_is_called_down_is_not_waited_for(make_twin, some_bytes, monkeypatch):
+    monkeypatch.setattr(sending_module, "LAG_FLOOR_S", 0.001)
+    monkeypatch.setattr(sending_module, "DOWN_CHECK_S", 0.01)
+    twin, data = make_twin(), some_bytes(300_000)
+    twin.devices[3].gate = asyncio.Event()
+
+    def called_down() -> None:
+        devices = {**twin.map.devices, 3: replace(twin.map.devices[3], state="down")}
+        twin.next_map = replace(twin.map, epoch=2, devices=devices)
+
+    asyncio.get_running_loop().call_later(0.05, called_down)
+    monkeypatch.setattr(sending_module, "SHARD_LIMIT_S", 1e9)
+    extent = await twin.write(data, seconds=None)  # nothing else would end it
+    assert extent.present.bit_count() == 5
+    assert twin.refreshes > 1
+    asked = twin.devices[3].served["shard.put"]
+    await twin.write(data)
+    assert twin.devices[3].served["shard.put"] == asked
+
+
 async def test_the_deadline(make_twin, some_bytes):
     twin = make_twin()
     for device in twin.devices.values():
