@@ -249,14 +249,15 @@ class Agent:
             if not mine:
                 continue
             try:
-                await asyncio.to_thread(
-                    device.store.remove,
+                removing = await asyncio.to_thread(
+                    device.store.begin_remove,
                     [
                         RemoveOrder(check_id(order.extent, "extent id"), order.index, order.pg, order.generation)
                         for order in mine
                     ],
                     term,
                 )
+                await asyncio.wrap_future(removing)
             except ReedbedError as error:
                 # the catalog gives the orders again until they are reported done
                 log.warning("device %d: removal of %d shards failed: %s", device.number, len(mine), error)
