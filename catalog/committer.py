@@ -1,4 +1,5 @@
-"""The committer: a step, in a thread of its own, that applies whatever waits in one write transaction, and then answers all of it.
+"""The committer: a step in a thread of its own, which applies whatever waits in one write transaction, and then answers
+all of it.
 
 Invariants:
 - Work is applied in the order in which it came, each piece in its own savepoint: it changes everything or nothing.

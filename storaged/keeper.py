@@ -1,4 +1,5 @@
-"""What works behind a device's writer, in a thread of its own: it punches holes, writes checkpoints, unlinks dead segments, holds the reserve.
+"""What works behind a device's writer, in a thread of its own: it punches holes, writes checkpoints, unlinks dead
+segments, holds the reserve.
 
 One step does, in this order:
 1. punch holes where removed shards lie; before the checkpoint, so that a hole that a crash prevented is punched after
