@@ -26,6 +26,7 @@ from reedbed.catalog.leases import Leases
 from reedbed.catalog.mapkeeper import MapKeeper, found
 from reedbed.catalog.needs import Needs
 from reedbed.catalog.objects import ObjectService
+from reedbed.catalog.probe import listens
 from reedbed.catalog.removals import Removals
 from reedbed.catalog.service import ClusterCalls
 from reedbed.common import logs
@@ -33,6 +34,7 @@ from reedbed.common.clock import Clock
 from reedbed.common.errors import ReedbedError
 from reedbed.common.ids import Id, format_id
 from reedbed.common.limits import CALLS_MAX, PAYLOAD_MAX, PROTOCOL_VERSION, WINDOW
+from reedbed.common.runner import Runner
 from reedbed.ec.profiles import Profile
 from reedbed.transport.greeting import SOFTWARE
 from reedbed.transport.lane import Hello, Request, Response
@@ -66,18 +68,21 @@ class Catalog:
         clock: Clock,
         leases: Leases,
         pool: Executor | None = None,
+        runner: Runner | None = None,
+        listens: Callable[[str], Awaitable[bool]] = listens,
     ) -> None:
-        """`leases` have taken their term on this engine; `pool` runs long reads. Errors as of `mapkeeper.found`."""
+        """`leases` have taken their term on this engine; `pool` runs long reads, `runner` the committer; `listens`
+        tells whether anybody does at an address. Errors as of `mapkeeper.found`."""
         found(engine, cluster, settings.level, settings.default_profile)
         self._engine = engine
         self._settings = settings
         self._leases = leases
-        self._committer = Committer(engine)
+        self._committer = Committer(engine, runner=runner)
         self._keeper = MapKeeper(engine, self._committer)
         deciding = self._keeper.deciding
         self._needs = Needs(leases, AckJudge(deciding), ProfileJudge(deciding), clock)
         self._removals = Removals(engine, self._committer, leases, self._keeper, self._needs, settings.delete_grace_s)
-        self.cluster = Cluster(self._keeper, leases, self._committer, self._removals, clock, settings.times())
+        self.cluster = Cluster(self._keeper, leases, self._committer, self._removals, clock, settings.times(), listens)
         self.objects = ObjectService(engine, self._committer, self._needs, pool)
         self.keeping = Keeping(engine, self._committer, self._keeper, self._needs, clock)
         comparing = Comparing(engine, self._committer, leases, self._keeper, self._needs, self._removals)

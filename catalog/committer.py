@@ -1,4 +1,5 @@
-"""The committer: one thread that applies whatever waits in one write transaction, and then answers all of it.
+"""The committer: a step in a thread of its own, which applies whatever waits in one write transaction, and then answers
+all of it.
 
 Invariants:
 - Work is applied in the order in which it came, each piece in its own savepoint: it changes everything or nothing.
@@ -19,6 +20,7 @@ from typing import Any, Final, TypeVar
 from reedbed.catalog.engine import Engine, Writer
 from reedbed.common import logs
 from reedbed.common.errors import DiskFull, ReedbedError, ResourceExhausted, Unavailable, rebuild
+from reedbed.common.runner import WHEN_WOKEN, Runner, ThreadRunner
 
 T = TypeVar("T")
 
@@ -41,18 +43,19 @@ class _Work:
 class Committer:
     """Runs write functions for the coroutines of one event loop. Made within that loop; ends with `close`."""
 
-    def __init__(self, engine: Engine, *, ops_per_transaction: int = OPS_PER_TRANSACTION) -> None:
+    def __init__(
+        self, engine: Engine, *, ops_per_transaction: int = OPS_PER_TRANSACTION, runner: Runner | None = None
+    ) -> None:
         self._engine = engine
         self._most = ops_per_transaction
         self._loop = asyncio.get_running_loop()
-        self._wake = threading.Condition()
+        self._changing = threading.Lock()
         self._waiting: deque[_Work] = deque()
         self._weight = 0
         self._closed = False
         self._count = 0
         self._watchers: set[asyncio.Future[None]] = set()
-        self._thread = threading.Thread(target=self._work, name="committer", daemon=True)
-        self._thread.start()
+        self._running = (runner or ThreadRunner()).start("committer", self._step, WHEN_WOKEN)
 
     @property
     def count(self) -> int:
@@ -62,19 +65,19 @@ class Committer:
     async def run(self, fn: Callable[[Writer], T], *, weight: int = 1, urgent: bool = False) -> T:
         """What `fn` returns, once it is durable, or the error it raised.
 
-        `fn` runs in the committer's thread and must only use its writer. `weight` is the number of operations in it.
+        `fn` runs in the committer's step and must only use its writer. `weight` is the number of operations in it.
         `urgent` work (removals, map changes) may use the disk's reserve. A caller that is cancelled does not undo it.
         Raises Unavailable once closed, ResourceExhausted when too much waits, and the engine's errors.
         """
         work = _Work(fn, weight, urgent, self._loop.create_future())
-        with self._wake:
+        with self._changing:
             if self._closed:
                 raise Unavailable("the catalog is stopping")
             if self._weight + weight > WAITING_MAX and self._waiting:
                 raise ResourceExhausted(f"{self._weight} operations wait for the catalog already", hint="Slow down")
             self._waiting.append(work)
             self._weight += weight
-            self._wake.notify()
+        self._running.wake()
         result: T = await work.future
         return result
 
@@ -91,22 +94,28 @@ class Committer:
             watcher.cancel()
 
     async def close(self) -> None:
-        """Finish what waits, refuse what comes, end the thread."""
-        with self._wake:
+        """Finish what waits, refuse what comes, end the step."""
+        with self._changing:
             self._closed = True
-            self._wake.notify()
-        await asyncio.to_thread(self._thread.join)
+        self._running.wake()
+        await asyncio.to_thread(self._running.join)
 
-    def _work(self) -> None:
-        while batch := self._take():
-            self._transact(batch)
-            self._loop.call_soon_threadsafe(self._answer, batch)
+    def _step(self) -> float | None:
+        """One transaction of what waits; None when closed and done."""
+        batch = self._take()
+        if batch is None:
+            return None
+        if not batch:
+            return WHEN_WOKEN
+        self._transact(batch)
+        self._loop.call_soon_threadsafe(self._answer, batch)
+        return 0.0
 
-    def _take(self) -> list[_Work]:
-        """The next work, some of it; empty when closed and done."""
-        with self._wake:
-            while not self._waiting and not self._closed:
-                self._wake.wait()
+    def _take(self) -> list[_Work] | None:
+        """The next work, some of it; None when closed and done."""
+        with self._changing:
+            if self._closed and not self._waiting:
+                return None
             batch: list[_Work] = []
             weight = 0
             while self._waiting and (not batch or weight + self._waiting[0].weight <= self._most):

@@ -25,13 +25,14 @@ class StorageAccess:
         known: Callable[[], ClusterMap | None],
         fetch: Callable[[], Awaitable[None]],
         clock: Clock,
+        rng: random.Random,
     ) -> None:
         self._pool = pool
         self._known = known
         self._fetch = fetch
         self.clock = clock
         self.metrics = Metrics()
-        self.rng = random.Random()
+        self.rng = rng
         self.latency = LatencyBook()
 
     @property

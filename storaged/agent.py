@@ -250,14 +250,15 @@ class Agent:
             if not mine:
                 continue
             try:
-                await asyncio.to_thread(
-                    device.store.remove,
+                removing = await asyncio.to_thread(
+                    device.store.begin_remove,
                     [
                         RemoveOrder(check_id(order.extent, "extent id"), order.index, order.pg, order.generation)
                         for order in mine
                     ],
                     term,
                 )
+                await asyncio.wrap_future(removing)
             except ReedbedError as error:
                 # the catalog gives the orders again until they are reported done
                 log.warning("device %d: removal of %d shards failed: %s", device.number, len(mine), error)
@@ -295,7 +296,9 @@ class Agent:
                 failures = 0
                 twice = None
             except ReedbedError as error:
-                if isinstance(error, AlreadyExists):
+                if not isinstance(error, AlreadyExists):
+                    twice = None
+                else:
                     now = self._state.clock.monotonic()
                     twice = now if twice is None else twice
                     if now - twice >= TWICE_S:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from reedbed.storaged.disk import Disk
-from reedbed.storaged.index import FOLDER as INDEX
-from reedbed.storaged.index import remove_index
+from reedbed.storaged.index import IndexHome
 
 
-def wipe(disk: Disk, keep: Collection[str]) -> None:
+def wipe(disk: Disk, home: IndexHome, keep: Collection[str]) -> None:
     """Remove all files of the folder and of the folders in it, but those of `keep`. OSError; may be done again."""
-    remove_index(disk.root / INDEX)
+    home.remove()
     for name in disk.names():
         if name in keep:
             continue

@@ -21,7 +21,7 @@ else but no `device.json` belongs to somebody else and is refused.
 from __future__ import annotations
 
 import json
-import secrets
+import random
 import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,12 +31,15 @@ from reedbed.common.checksums import crc32c, format_checksum
 from reedbed.common.errors import Corrupt, InvalidArgument, NewerFormat, WrongCluster
 from reedbed.storaged.cleaning import wipe
 from reedbed.storaged.disk import Disk, RealDisk, read_whole, replace_whole
+from reedbed.storaged.index import IndexHome
+from reedbed.storaged.index_lmdb import FOLDER, LmdbHome
 
 FORMAT: Final = 1
 NAME: Final = "device.json"
 LOCK: Final = "lock"
 _KEPT: Final = frozenset({NAME, LOCK, "generations"})  # through a cleaning: a generation only rises
 _SIZE_MAX: Final = 64 * 1024
+_SYSTEM: Final = random.SystemRandom()
 _MAY_BE_THERE: Final = frozenset({LOCK, NAME + ".new", "lost+found"})  # before a device is made
 
 
@@ -118,8 +121,16 @@ def load(disk: Disk) -> Identity | None:
     return identity
 
 
-def open_or_create(disk: Disk, cluster: bytes, device: uuid.UUID | None = None) -> Identity:
+def open_or_create(
+    disk: Disk,
+    cluster: bytes,
+    device: uuid.UUID | None = None,
+    home: IndexHome | None = None,
+    rng: random.Random = _SYSTEM,
+) -> Identity:
     """The identity of a folder of this cluster, made if the folder is empty. The caller holds the lock.
+
+    `home` is where its index is, if not in LMDB; `rng` gives ids and salts, which nobody may foresee.
 
     Raises WrongCluster, NewerFormat, Corrupt, and InvalidArgument for a folder with other things in it or, where
     `device` is given, of another device.
@@ -134,7 +145,8 @@ def open_or_create(disk: Disk, cluster: bytes, device: uuid.UUID | None = None) 
                 where=str(disk.root),
                 hint="Name an empty or new folder",
             )
-        identity = Identity(wanted, (device or uuid.uuid4()).hex, 1, 0, secrets.token_hex(16))
+        made = device or uuid.UUID(bytes=rng.randbytes(16), version=4)
+        identity = Identity(wanted, made.hex, 1, 0, rng.randbytes(16).hex())
         save(disk, identity)
         return identity
     if identity.cluster != wanted:
@@ -145,10 +157,10 @@ def open_or_create(disk: Disk, cluster: bytes, device: uuid.UUID | None = None) 
         )
     if device is not None and identity.device != device.hex:
         raise InvalidArgument(f"the folder is that of device {identity.device}, not {device.hex}", where=str(disk.root))
-    return _cleaned(disk, identity) if identity.cleaning else identity
+    return _cleaned(disk, identity, home, rng) if identity.cleaning else identity
 
 
-def clean(disk: Disk, incarnation: int) -> Identity:
+def clean(disk: Disk, incarnation: int, home: IndexHome | None = None, rng: random.Random = _SYSTEM) -> Identity:
     """Start the device of a folder anew, without a shard, as this incarnation. The caller holds the lock.
 
     Durable on return; where it was interrupted, the next `open_or_create` ends it. InvalidArgument unless the
@@ -163,7 +175,7 @@ def clean(disk: Disk, incarnation: int) -> Identity:
         )
     begun = replace(identity, cleaning=incarnation)
     save(disk, begun)
-    return _cleaned(disk, begun)
+    return _cleaned(disk, begun, home, rng)
 
 
 def clean_folder(folder: Path, incarnation: int) -> None:
@@ -176,10 +188,10 @@ def clean_folder(folder: Path, incarnation: int) -> None:
         unlock()
 
 
-def _cleaned(disk: Disk, identity: Identity) -> Identity:
-    wipe(disk, keep=_KEPT)
+def _cleaned(disk: Disk, identity: Identity, home: IndexHome | None, rng: random.Random) -> Identity:
+    wipe(disk, home or LmdbHome(disk.root / FOLDER, lambda _: ""), keep=_KEPT)
     # another salt, so that no record that some block of the disk still holds is ever taken for one of this incarnation
-    cleaned = replace(identity, incarnation=identity.cleaning, cleaning=0, salt=secrets.token_hex(16))
+    cleaned = replace(identity, incarnation=identity.cleaning, cleaning=0, salt=rng.randbytes(16).hex())
     save(disk, cleaned)
     return cleaned
 

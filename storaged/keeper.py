@@ -1,4 +1,5 @@
-"""The thread behind a device's writer: it punches holes, writes checkpoints, unlinks dead segments, holds the reserve.
+"""What works behind a device's writer, in a thread of its own: it punches holes, writes checkpoints, unlinks dead
+segments, holds the reserve.
 
 One step does, in this order:
 1. punch holes where removed shards lie; before the checkpoint, so that a hole that a crash prevented is punched after
@@ -21,6 +22,7 @@ from typing import Final
 from reedbed.common import logs
 from reedbed.common.errors import ReedbedError
 from reedbed.common.metrics import Metrics
+from reedbed.common.runner import Runner, Running
 from reedbed.storaged.batch import Carry
 from reedbed.storaged.book import Book
 from reedbed.storaged.damage import DamageLog
@@ -55,7 +57,7 @@ class Kept:
 
 
 class Keeper:
-    """The thread of one device. `step` may also be called by others; steps never overlap."""
+    """One of each device. `step` may also be called by others than its runner; steps never overlap."""
 
     def __init__(self, kept: Kept, writer: Callable[[], Writer], rows: int = ROWS, seconds: float = SECONDS) -> None:
         self._kept = kept
@@ -69,17 +71,18 @@ class Keeper:
         self._full = False
         self._holes: list[Entry] = []
         self._carried: dict[int, Carry] = {}
-        self._thread = threading.Thread(target=self._run, name="shard-keeper", daemon=True)
+        self._running: Running | None = None
 
-    def start(self) -> None:
-        self._thread.start()
+    def start(self, runner: Runner) -> None:
+        self._running = runner.start("shard-keeper", self._turn, self._seconds)
 
     def stop(self) -> None:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join()
+        if self._running is not None:
+            self._running.wake()
+            self._running.join()
 
     @property
     def behind(self) -> bool:
@@ -98,7 +101,8 @@ class Keeper:
             return
         with self._changed:
             self._wanted = True
-            self._changed.notify_all()
+            if self._running is not None:
+                self._running.wake()
             while self._kept.book.waiting() >= ROWS_MAX and self._wanted and not self._stopping and not self._full:
                 self._changed.wait()
 
@@ -113,20 +117,18 @@ class Keeper:
             self._kept.reserve.take()
             return True
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                if not self._wanted and not self._stopping:
-                    self._changed.wait(self._seconds)
-                if self._stopping:
-                    return
-            try:
-                self.step()
-            except (OSError, ReedbedError) as error:
-                self._writer().fail(f"keeping failed: {error}")
-            with self._changed:
-                self._wanted = False
-                self._changed.notify_all()
+    def _turn(self) -> float | None:
+        """A step of the runner's."""
+        if self._stopping:
+            return None
+        try:
+            self.step()
+        except (OSError, ReedbedError) as error:
+            self._writer().fail(f"keeping failed: {error}")
+        with self._changed:
+            self._wanted = False
+            self._changed.notify_all()
+        return self._seconds
 
     def _punch_all(self) -> None:
         with self._changed:

@@ -16,15 +16,12 @@ u32.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from reedbed.common import logs
 from reedbed.common.checksums import crc32c
 from reedbed.common.errors import Corrupt
-from reedbed.common.limits import MIB
 from reedbed.storaged import record
 from reedbed.storaged.book import Book
 from reedbed.storaged.calls import Damage
@@ -33,7 +30,8 @@ from reedbed.storaged.disk import Disk, File, read_whole, replace_whole
 from reedbed.storaged.entries import LIVE, Entry, Note, Position, entry_of, shard_key, split_key
 from reedbed.storaged.generations import Generations
 from reedbed.storaged.identity import Identity
-from reedbed.storaged.index import DATA, FOLDER, Index, remove_index
+from reedbed.storaged.index import Index, IndexHome
+from reedbed.storaged.index_lmdb import FOLDER
 from reedbed.storaged.record import SEGMENT_HEADER, Kind, NoteHead, padded
 from reedbed.storaged.reserve import Reserve
 from reedbed.storaged.segments import FOLDER as SEGMENTS
@@ -56,15 +54,15 @@ class Recovered:
     removed: list[Entry] = field(default_factory=list)
 
 
-def write_clean(disk: Disk) -> None:
+def write_clean(disk: Disk, home: IndexHome) -> None:
     """The index is closed and covers all segments."""
-    size, value = _file_sum(disk.root / FOLDER / DATA)
+    size, value = home.sum()
     body = _CLEAN.pack(b"RBcl", 1, size, value)
     replace_whole(disk, CLEAN, body + crc32c(body).to_bytes(4, "big"))
 
 
-def take_clean(disk: Disk) -> bool:
-    """Whether the stop was clean and the index's file is as it was then. The mark is gone afterwards."""
+def take_clean(disk: Disk, home: IndexHome) -> bool:
+    """Whether the stop was clean and the index is as it was then. The mark is gone afterwards."""
     try:
         raw = read_whole(disk, CLEAN)
     except FileNotFoundError:
@@ -75,19 +73,17 @@ def take_clean(disk: Disk) -> bool:
     if len(body) != _CLEAN.size or crc32c(body) != int.from_bytes(raw[-4:], "big"):
         return False
     magic, version, size, value = _CLEAN.unpack(body)
-    path = disk.root / FOLDER / DATA
-    return magic == b"RBcl" and version == 1 and path.is_file() and _file_sum(path) == (size, value)
+    return magic == b"RBcl" and version == 1 and home.exists() and home.sum() == (size, value)
 
 
-def open_index(disk: Disk, device: bytes, check: Callable[[Path], str]) -> tuple[Index, Book, str]:
+def open_index(disk: Disk, device: bytes, home: IndexHome) -> tuple[Index, Book, str]:
     """Index and book, and why the index is made again (the empty string if it is not). OSError."""
-    folder = disk.root / FOLDER
     reason = ""
-    if not take_clean(disk) and (folder / DATA).exists():
-        reason = check(folder)
+    if not take_clean(disk, home) and home.exists():
+        reason = home.check()
     if not reason:
         try:
-            index = Index(folder)
+            index = home.open()
         except (Corrupt, FileExistsError, NotADirectoryError) as error:
             reason = str(error)
         else:
@@ -100,8 +96,8 @@ def open_index(disk: Disk, device: bytes, check: Callable[[Path], str]) -> tuple
                 reason = str(error)
             index.close()
     log.warning("%s: the index is made again: %s", disk.root, reason)
-    remove_index(folder)
-    index = Index(folder)
+    home.remove()
+    index = home.open()
     return index, Book(index, device), reason
 
 
@@ -306,12 +302,3 @@ class Recovery:
             log.warning("%s: the index of a failed device cannot be written", self._disk.root)
         else:
             self._book.written()
-
-
-def _file_sum(path: Path) -> tuple[int, int]:
-    size = value = 0
-    with path.open("rb") as file:
-        while piece := file.read(MIB):
-            size += len(piece)
-            value = crc32c(piece, value)
-    return size, value

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from reedbed.common import logs
 from reedbed.common.clock import Clock
 from reedbed.common.errors import ReedbedError
 from reedbed.common.limits import MIB
+from reedbed.common.runner import Runner, Running, ThreadRunner
 from reedbed.storaged import passes
 from reedbed.storaged.disk import Disk
 from reedbed.storaged.entries import TABLES, Position
@@ -77,6 +78,7 @@ class Surroundings:
     foreground: Callable[[], int]
     failed: Callable[[], str]
     mend_files: Callable[[], int]
+    runner: Runner = field(default_factory=ThreadRunner)
 
 
 class Scrubber:
@@ -101,20 +103,19 @@ class Scrubber:
         self._seen_foreground = around.foreground()
         self._looked_at = around.clock.monotonic()
         self._saved_at = self._looked_at
-        self._thread = threading.Thread(target=self._run, name="scrubber", daemon=True)
+        self._running: Running | None = None
 
     # The worker
 
     def start(self) -> None:
-        self._thread.start()
+        self._running = self._around.runner.start("scrubber", self._turn)
 
     def stop(self) -> None:
-        """Ends the thread and writes the cursor down."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join()
+        """Ends the work and writes the cursor down."""
+        self._stopping = True
+        if self._running is not None:
+            self._running.wake()
+            self._running.join()
         self._drop_reading()
         try:
             self._save()
@@ -126,8 +127,9 @@ class Scrubber:
         with self._changed:
             self._asked = True
             self._asked_pass = self._standing.passes + 1
-            self._changed.notify_all()
-            return self._asked_pass
+        if self._running is not None:
+            self._running.wake()
+        return self._asked_pass
 
     def wait_for(self, number: int, seconds: float) -> bool:
         """Until that pass is complete, or the seconds are over; whether it is."""
@@ -136,7 +138,7 @@ class Scrubber:
 
     @property
     def running(self) -> bool:
-        return self._thread.is_alive()
+        return self._running is not None and self._running.alive
 
     def status(self) -> ScrubStatus:
         standing = self._standing
@@ -159,23 +161,20 @@ class Scrubber:
             error=self._error,
         )
 
-    def _run(self) -> None:
-        pause = 0.0
-        while True:
-            with self._changed:
-                if pause > 0 and not self._asked and not self._stopping:
-                    self._changed.wait(pause)
-                if self._stopping:
-                    return
-            try:
-                pause = self.step()
-                self._error = ""
-            except (OSError, ReedbedError) as error:
-                # told by `status` until a step succeeds; the pass goes on from the cursor
-                self._error = str(error)
-                log.warning("%s: scrubbing: %s", self._around.disk.root, error)
-                self._drop_reading()
-                pause = RETRY_S
+    def _turn(self) -> float | None:
+        """A step of the runner's."""
+        if self._stopping:
+            return None
+        try:
+            pause = self.step()
+            self._error = ""
+        except (OSError, ReedbedError) as error:
+            # told by `status` until a step succeeds; the pass goes on from the cursor
+            self._error = str(error)
+            log.warning("%s: scrubbing: %s", self._around.disk.root, error)
+            self._drop_reading()
+            return RETRY_S
+        return pause
 
     # One step
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from typing import Any, Final
 
 import msgspec
@@ -59,14 +59,14 @@ assert PAYLOAD_MAX + READ_BYTES < MEMORY
 class StorageService:
     """The service of one process, with its devices by their numbers in the cluster map."""
 
-    def __init__(self, state: CatalogState, read_threads: int) -> None:
-        """`read_threads` of each device read from disk at a time."""
+    def __init__(self, state: CatalogState, readers: Callable[[str], Executor]) -> None:
+        """`readers` makes the threads, by a name, that read from one device."""
         self._state = state
         self.foreground = Foreground(state.clock.monotonic())
-        self._read_threads = read_threads
+        self._make_readers = readers
         self.compared: Callable[[int], Comparison] = lambda _: Comparison()  # how comparisons with the catalog went
         self._stores: dict[int, ShardStore] = {}
-        self._readers: dict[int, ThreadPoolExecutor] = {}
+        self._readers: dict[int, Executor] = {}
         self._room = ReadRoom(READ_BYTES)
         self._router = Router(
             {
@@ -81,7 +81,7 @@ class StorageService:
     def serve(self, number: int, store: ShardStore) -> None:
         """From now on the device has this number."""
         self._stores[number] = store
-        self._readers[number] = ThreadPoolExecutor(self._read_threads, thread_name_prefix=f"device-{number}")
+        self._readers[number] = self._make_readers(f"device-{number}")
 
     async def withdraw(self, number: int) -> None:
         """The device is not served any more; returns when no call uses its store."""

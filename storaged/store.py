@@ -71,7 +71,8 @@ class ShardStore:
         if not whole:
             self.metrics.add("store.generations_damaged")
         closed = CLEAN in disk.names()
-        index, book, rebuilt = open_index(disk, bytes.fromhex(identity.device), options.check_index)
+        self._home = options.home(disk)
+        index, book, rebuilt = open_index(disk, bytes.fromhex(identity.device), self._home)
         self._index: Index = index
         self._book: Book = book
         self.unclean = bool(rebuilt) or not closed  # the last stop was none, or something was changed since
@@ -92,12 +93,13 @@ class ShardStore:
         self._keeper = self._make_keeper(options)
         self._writer = self._make_writer(options, recovered)
         self._clock = options.clock
+        self._runner = options.runner
         self._scrubber: Scrubber | None = None
         if not identity.failed:
             self._reserve.take()
             self._keeper.punch(recovered.removed)
-            self._writer.start()
-            self._keeper.start()
+            self._writer.start(options.runner)
+            self._keeper.start(options.runner)
 
     @classmethod
     def open(
@@ -111,13 +113,17 @@ class ShardStore:
         identities.check_cluster(cluster)
         chosen = options or StoreOptions(capacity=capacity)
         disk = RealDisk(folder) if isinstance(folder, Path) else folder
+
+        def identity() -> Identity:
+            return identities.open_or_create(disk, cluster, home=chosen.home(disk), rng=chosen.rng)
+
         try:
             if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
                 raise InvalidArgument("it is not a folder", where=str(folder))
             disk.make_folder()
             unlock = disk.lock(identities.LOCK)
             try:
-                return cls(disk, identities.open_or_create(disk, cluster), chosen, unlock)
+                return cls(disk, identity(), chosen, unlock)
             except BaseException:
                 unlock()
                 raise
@@ -198,16 +204,21 @@ class ShardStore:
         return waiting.future
 
     def remove(self, orders: Sequence[RemoveOrder], term: int) -> list[Removal]:
-        """Carry out the orders of a catalog of this term; blocks until they are durable. One outcome for each order.
+        """`begin_remove`, and wait until the removals are durable."""
+        return self.begin_remove(orders, term).result()
 
-        Raises StaleTerm, DeviceFailed, DiskFull if not even the reserve has room, InvalidArgument for term 0.
+    def begin_remove(self, orders: Sequence[RemoveOrder], term: int) -> Future[list[Removal]]:
+        """Carry out the orders of a catalog of this term. Blocks while a higher term than before is made durable.
+
+        The future has one outcome for each order once they are durable. Raises StaleTerm, DeviceFailed, InvalidArgument
+        for term 0; the future also raises DiskFull if not even the reserve has room.
         """
         if term <= record.REPLACED:
             raise InvalidArgument("no catalog has term 0", where=str(self._disk.root))
         self.note_term(term)
         waiting = Remove(list(orders), term, HEAD * len(orders))
         self._writer.submit(waiting)
-        return waiting.future.result()
+        return waiting.future
 
     def read(self, extent: Id, index: int, offset: int, length: int, data_rows_of: Sequence[int] = ()) -> ReadResult:
         """A range of a shard; blocks. UnknownShard, DamagedShard, InvalidArgument for a range outside the shard."""
@@ -241,7 +252,13 @@ class ShardStore:
                 self._keeper.step,
             )
             around = Surroundings(
-                self._disk, self._reserve, self._clock, self._foreground, lambda: self.failed, self._mend_files
+                self._disk,
+                self._reserve,
+                self._clock,
+                self._foreground,
+                lambda: self.failed,
+                self._mend_files,
+                self._runner,
             )
             self._scrubber = Scrubber(parts, around, pace)
         return self._scrubber
@@ -302,7 +319,7 @@ class ShardStore:
         self._pool.close()
         if whole and not self.failed and not self._index.suspect:
             try:
-                write_clean(self._disk)
+                write_clean(self._disk, self._home)
             except OSError as error:
                 log.warning("%s: no clean stop: %s", self._disk.root, error)
         self._unlock()

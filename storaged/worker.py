@@ -8,7 +8,6 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -45,13 +44,15 @@ class Worker:
         numbers: Callable[[], Sequence[int]],
         work: asyncio.Event,
         foreground: Foreground,
+        boot: int,
     ) -> None:
+        """`boot`: 63 bits that no other start of this process has."""
         self._access = access
         self._exchange = exchange
         self._numbers = numbers
         self._work = work
         self._foreground = foreground
-        self._boot = secrets.randbits(63)
+        self._boot = boot
         self._politeness = Politeness(MIB, MIB)
         self._waiting: deque[catalog_pb2.Task] = deque()
         self._results: list[catalog_pb2.TaskResult] = []

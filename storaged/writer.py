@@ -1,4 +1,5 @@
-"""The one thread of a device that appends: it takes all that waits, writes it at once, syncs once, and answers.
+"""What alone appends to a device, in a thread of its own: it takes all that waits, writes it at once, syncs once, and
+answers.
 
 Invariants
 - An operation is answered with success only after the fdatasync that covers its record; only then the book has it.
@@ -22,6 +23,7 @@ from reedbed.common.clock import Deadline
 from reedbed.common.errors import DeadlineExceeded, DeviceFailed, ReedbedError, ResourceExhausted, Unavailable
 from reedbed.common.limits import MIB
 from reedbed.common.metrics import Metrics
+from reedbed.common.runner import WHEN_WOKEN, Runner, Running
 from reedbed.storaged.batch import Batch, Carry, NewShard, Operation, Put, Remove, View, disk_full, refuse
 from reedbed.storaged.book import Book
 from reedbed.storaged.calls import Removal
@@ -58,7 +60,7 @@ class Tools:
 
 
 class Writer:
-    """The queue and the thread of one device."""
+    """The queue of one device, and the step that empties it."""
 
     def __init__(
         self, tools: Tools, end: Position, *, sealed: bool, failed: str, segment_bytes: int, queue_bytes: int
@@ -69,15 +71,15 @@ class Writer:
         self._sealed = sealed
         self._segment_bytes = segment_bytes
         self._queue_bytes = queue_bytes
-        self._changed = threading.Condition()
+        self._changed = threading.Lock()
         self._queue: deque[Operation] = deque()
         self._queued = 0
         self._closing = False
         self._failed = failed
-        self._thread = threading.Thread(target=self._run, name="shard-writer", daemon=True)
+        self._runs: Running | None = None
 
-    def start(self) -> None:
-        self._thread.start()
+    def start(self, runner: Runner) -> None:
+        self._runs = runner.start("shard-writer", self.step, WHEN_WOKEN)
 
     @property
     def failed(self) -> str:
@@ -106,7 +108,7 @@ class Writer:
                 )
             self._queue.append(operation)
             self._queued += operation.size
-            self._changed.notify()
+        self._wake()
 
     def forget_cancelled(self, future: Future[bool]) -> None:
         """Lets go of the operation of this future, if it was cancelled."""
@@ -120,14 +122,14 @@ class Writer:
                     return
 
     def stop(self, *, drain: bool = True) -> None:
-        """Write what waits, or with drain=False refuse it, and end the thread."""
+        """Write what waits, or with drain=False refuse it, and end."""
         with self._changed:
             self._closing = True
             dropped = [] if drain else self._take_all()
-            self._changed.notify()
+        self._wake()
         refuse(_running(dropped), Unavailable("the device was closed"))
-        if self._thread.is_alive():
-            self._thread.join()
+        if self._runs is not None:
+            self._runs.join()
 
     def fail(self, reason: str) -> None:
         """Take no more writes, ever; what waits is answered with DeviceFailed."""
@@ -136,35 +138,37 @@ class Writer:
                 return
             self._failed = reason
             dropped = self._take_all()
-            self._changed.notify()
+        self._wake()
         refuse(_running(dropped), self._device_failed())
         self._tools.on_failed(reason)
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._queue and not self._closing:
-                    self._changed.wait()
-                if not self._queue:
-                    return
-                batch: list[Operation] = []
-                size = 0
-                while self._queue and size < BATCH_BYTES and len(batch) < BATCH_OPERATIONS:
-                    operation = self._queue.popleft()
-                    batch.append(operation)
-                    size += operation.size
-                self._queued -= size
-            operations = _running(batch)
-            del batch
-            if operations:
-                try:
-                    self._commit(operations)
-                except BaseException:
-                    # a bug of ours: nobody may wait for a thread that is gone
-                    self._fail_with(operations, "its writer ended unexpectedly")
-                    raise
-            del operations
-            self._tools.on_batch()
+    def step(self) -> float | None:
+        """One batch of what waits; None when closed and done. For the runner."""
+        with self._changed:
+            if not self._queue:
+                return None if self._closing else WHEN_WOKEN
+            batch: list[Operation] = []
+            size = 0
+            while self._queue and size < BATCH_BYTES and len(batch) < BATCH_OPERATIONS:
+                operation = self._queue.popleft()
+                batch.append(operation)
+                size += operation.size
+            self._queued -= size
+        operations = _running(batch)
+        del batch
+        if operations:
+            try:
+                self._commit(operations)
+            except BaseException:
+                # a bug of ours: nobody may wait for a thread that is gone
+                self._fail_with(operations, "its writer ended unexpectedly")
+                raise
+        self._tools.on_batch()
+        return 0.0
+
+    def _wake(self) -> None:
+        if self._runs is not None:
+            self._runs.wake()
 
     def _commit(self, operations: list[Operation]) -> None:
         if self._failed:

@@ -28,7 +28,7 @@ from reedbed.common.errors import NewerFormat
 from reedbed.protos import catalog_pb2, lane_pb2, storage_pb2
 from reedbed.storaged import damage, entries, generations, identity, index_check, passes, record
 from reedbed.storaged.disk import RealDisk, replace_whole
-from reedbed.storaged.index import FOLDER
+from reedbed.storaged.index_lmdb import FOLDER
 from reedbed.storaged.segments import segment_name
 from reedbed.storaged.store import ShardStore
 

@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 
 from reedbed.common.checksums import Buffer
-from reedbed.storaged import recovery
 from reedbed.storaged.disk import File, Space
 from reedbed.storaged.disk_twin import MemoryDisk
-from reedbed.storaged.index import DATA, FOLDER, Index, remove_index
+from reedbed.storaged.index_lmdb import DATA, FOLDER, LmdbHome, LmdbRows
 from reedbed_replay.events import (
     Cut,
     ImageBegin,
@@ -162,7 +161,7 @@ class RecordingDisk:
 def recorded_index(disk: RecordingDisk) -> Iterator[None]:
     """Within the context, what LMDB commits in the disk's index is recorded too."""
     path = disk.root / FOLDER / DATA
-    plain_init, plain_commit, plain_remove = Index.__init__, Index.commit, remove_index
+    plain_init, plain_write, plain_remove = LmdbRows.__init__, LmdbRows.write, LmdbHome.remove
 
     def watched(folder: Path, action: Callable[[], None]) -> None:
         if folder != disk.root / FOLDER:
@@ -172,19 +171,19 @@ def recorded_index(disk: RecordingDisk) -> Iterator[None]:
         action()
         disk.journal.add(ImageDone(path.read_bytes() if path.exists() else None))
 
-    def init(self: Index, folder: Path, *arguments: Any) -> None:
+    def init(self: LmdbRows, folder: Path, *arguments: Any) -> None:
         watched(folder, lambda: plain_init(self, folder, *arguments))
 
-    def commit(self: Index, changes: Any) -> None:
-        watched(self._folder, lambda: plain_commit(self, changes))
+    def write(self: LmdbRows, change: Any) -> None:
+        watched(self.folder, lambda: plain_write(self, change))
 
-    def remove(folder: Path) -> None:
-        watched(folder, lambda: plain_remove(folder))
+    def remove(self: LmdbHome) -> None:
+        watched(self.folder, lambda: plain_remove(self))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Index, "__init__", init)
-        patch.setattr(Index, "commit", commit)
-        patch.setattr(recovery, "remove_index", remove)
+        patch.setattr(LmdbRows, "__init__", init)
+        patch.setattr(LmdbRows, "write", write)
+        patch.setattr(LmdbHome, "remove", remove)
         yield
 
 

@@ -24,8 +24,8 @@ from reedbed.common.ids import Id
 from reedbed.protos import catalog_pb2, methods
 from reedbed.storaged.agent import TWICE_S, Agent
 from reedbed.storaged.calls import PutShard
-from reedbed.storaged.daemon import registered
 from reedbed.storaged.identity import clean_folder
+from reedbed.storaged.process import registered
 from reedbed.storaged.settings import StoragedSettings
 from reedbed.storaged.state import CatalogState
 from reedbed.storaged.store import ShardStore

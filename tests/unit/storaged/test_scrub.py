@@ -18,8 +18,8 @@ from reedbed.storaged.calls import RemoveOrder
 from reedbed.storaged.disk import RealDisk
 from reedbed.storaged.disk_twin import MemoryDisk
 from reedbed.storaged.entries import TABLES, Position
-from reedbed.storaged.index import FOLDER
 from reedbed.storaged.index_check import find_damage
+from reedbed.storaged.index_lmdb import FOLDER
 from reedbed.storaged.pace import POLITE_MAX, RATE_MIN, SPREAD, Manners, Pace
 from reedbed.storaged.passes import HEADS, Standing
 from reedbed.storaged.record import HEAD, SEGMENT_HEADER, padded

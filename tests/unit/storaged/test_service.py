@@ -7,6 +7,7 @@ import gc
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     clock = ManualClock()
     state = CatalogState(CLUSTER, clock, epoch=3, term=5)
     state.granted(clock.monotonic(), 10.0)
-    service = StorageService(state, read_threads=2)
+    service = StorageService(state, lambda _: ThreadPoolExecutor(2))
     stores = {number: ShardStore.open(tmp_path / str(number), CLUSTER) for number in (DEVICE, OTHER)}
     for number, store in stores.items():
         service.serve(number, store)

@@ -25,8 +25,8 @@ from reedbed.common.errors import DamagedShard, ReedbedError, UnknownShard, Wron
 from reedbed.storaged import identity
 from reedbed.storaged.calls import RemoveOrder
 from reedbed.storaged.disk_twin import MemoryDisk
-from reedbed.storaged.index import DATA, FOLDER
 from reedbed.storaged.index_check import find_damage_in_child
+from reedbed.storaged.index_lmdb import DATA, FOLDER
 from reedbed.storaged.record import SEGMENT_HEADER, NoteHead
 from reedbed.storaged.segments import Found, segment_name, segment_numbers, walk
 from reedbed.storaged.store import ShardStore, StoreOptions

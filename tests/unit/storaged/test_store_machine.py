@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from reedbed.common.errors import AlreadyExists, ReedbedError, StaleGeneration, UnknownShard
 from reedbed.storaged.calls import Removal, RemoveOrder
 from reedbed.storaged.disk_twin import MemoryDisk
-from reedbed.storaged.index import FOLDER
+from reedbed.storaged.index_lmdb import FOLDER
 from reedbed.storaged.store import ShardStore
 from tests.unit.storaged.conftest import extent, open_store, shard
 

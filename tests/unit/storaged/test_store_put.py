@@ -28,7 +28,7 @@ from reedbed.common.errors import (
 from reedbed.storaged.calls import DataRow, PutShard, ReadShard, Removal, RemoveOrder
 from reedbed.storaged.disk_twin import MemoryDisk
 from reedbed.storaged.entries import shard_key
-from reedbed.storaged.index import FOLDER
+from reedbed.storaged.index_lmdb import FOLDER
 from reedbed.storaged.segments import segment_name
 from reedbed.storaged.store import ShardStore
 from tests.unit.storaged.conftest import extent, open_store, shard, table_of

@@ -16,8 +16,9 @@ from reedbed.storaged import record, recovery
 from reedbed.storaged.calls import Removal, RemoveOrder
 from reedbed.storaged.damage import DamageLog
 from reedbed.storaged.disk_twin import MemoryDisk
-from reedbed.storaged.index import DATA, FOLDER, Changes, Index
+from reedbed.storaged.index import Changes, Index
 from reedbed.storaged.index_check import find_damage, find_damage_in_child
+from reedbed.storaged.index_lmdb import DATA, FOLDER
 from reedbed.storaged.record import HEAD, SEGMENT_HEADER
 from reedbed.storaged.segments import segment_name, segment_numbers
 from reedbed.storaged.store import ShardStore
@@ -345,7 +346,7 @@ def test_an_index_of_another_device_is_not_used(opened: Opener, disk: MemoryDisk
 
 
 def test_the_index_grows_past_its_map(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reedbed.storaged.index.Index.__init__.__defaults__", (128 * 1024,), raising=True)
+    monkeypatch.setattr("reedbed.storaged.index_lmdb.LmdbRows.__init__.__defaults__", (128 * 1024,), raising=True)
     store = opened(segment_bytes=1 << 20)
     for one in [store.put(shard(number, b"x")) for number in range(3000)]:
         one.result(10)
