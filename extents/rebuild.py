@@ -10,7 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,7 +29,6 @@ from reedbed.protos import convert, storage_pb2
 from reedbed.protos.methods import PUT_SHARD
 from reedbed.protos.types import Ack, Extent
 
-Pace = Callable[[int], Awaitable[None]]
 _TRIES: Final = 4  # plans, each without the shards that failed before
 
 
@@ -47,15 +46,21 @@ def memory_of(lengths: Sequence[int], positions: int) -> int:
     return max(lengths, default=0) * (len(lengths) + positions)
 
 
+def bytes_to_write(lengths: Sequence[int], positions: Collection[int]) -> int:
+    """Bytes that these positions of an extent with these data shards take."""
+    layout = Layout(tuple(lengths))
+    return sum(layout.length_of(position) for position in positions)
+
+
 async def rebuild_extent(
-    access: ClusterAccess, extent: Extent, positions: Collection[int], deadline: Deadline, pace: Pace
+    access: ClusterAccess, extent: Extent, positions: Collection[int], deadline: Deadline
 ) -> Rebuilt:
-    """Gives the devices of these positions their shards. `pace` is waited for with the bytes about to be written.
+    """Gives the devices of these positions their shards.
 
     Never raises for what devices do: the result tells how far it came.
     """
     needed = needed_positions(extent.lengths, extent.m)
-    rebuilder = _Rebuilder(access, extent, [one for one in sorted(set(positions)) if one in needed], deadline, pace)
+    rebuilder = _Rebuilder(access, extent, [one for one in sorted(set(positions)) if one in needed], deadline)
     try:
         await rebuilder.run()
     except ReedbedError as error:
@@ -66,14 +71,11 @@ async def rebuild_extent(
 class _Rebuilder:
     """One extent. `_rows` are the whole tables of data shards as far as they are known."""
 
-    def __init__(
-        self, access: ClusterAccess, extent: Extent, positions: list[int], deadline: Deadline, pace: Pace
-    ) -> None:
+    def __init__(self, access: ClusterAccess, extent: Extent, positions: list[int], deadline: Deadline) -> None:
         self._access = access
         self._extent = extent
         self._positions = positions
         self._deadline = deadline
-        self._pace = pace
         self._asker = Asker(access, extent, deadline, background=True)
         self._layout = Layout(extent.lengths)
         self._data_rows: dict[int, BlockRows] = {}
@@ -83,7 +85,6 @@ class _Rebuilder:
         if not self._positions:
             return
         await self._asker.locate()
-        await self._pace(sum(self._layout.length_of(shard) for shard in self._positions))
         shards = await self._copied()
         lost = [shard for shard in self._positions if shard not in shards]
         if lost:
@@ -185,7 +186,8 @@ class _Rebuilder:
 
         def decode() -> int | None:
             codec.rebuild(have, out)
-            return next((shard for shard, found in rows.items() if verify_rows(extent_id, found, out[shard])), None)
+            wrong = (shard for shard, found in rows.items() if verify_rows(extent_id, found, out[shard]) is not None)
+            return next(wrong, None)
 
         wrong = await off_loop(sum(map(len, have.values())), decode)
         if wrong is not None:

@@ -111,7 +111,11 @@ class Sending:
                     break
                 if not done:
                     waited = self._now() - began
-                    if self._leave_laggards(waited) or await self._are_down(waited):
+                    if self._leave_laggards(waited):
+                        break
+                    if await self._are_down(waited):
+                        for task in [one for one in self._flying if one.done()]:  # while the map was asked for
+                            self._note(task, self._flying.pop(task))
                         break
                     lagging_from = self._now() + DOWN_CHECK_S  # nowhere else to go: wait for them
                 elif 2 * len(self._sent.acks) >= total:
@@ -175,7 +179,10 @@ class Sending:
     def _note(self, task: asyncio.Task[Ack], position: int) -> None:
         try:
             self._sent.acks[position] = task.result()
-        except _OF_DEVICE as error:
+        except ReedbedError as error:
+            # one that fails at a call without a name that we know is no reason to fail ourselves
+            if not isinstance(error, _OF_DEVICE) and type(error) is not ReedbedError:
+                raise
             self._overall.check(f"writing extent {format_id(self._id)}")
             self._sent.failed[self._choice.pg.positions[position].device] = error
 

@@ -20,11 +20,11 @@ from reedbed.common.clock import Deadline
 from reedbed.common.errors import (
     AlreadyExists,
     DeviceFailed,
-    DiskFull,
     InvalidArgument,
     NotFound,
     PreconditionFailed,
     ReedbedError,
+    ResourceExhausted,
     StaleTerm,
     Unavailable,
 )
@@ -33,7 +33,7 @@ from reedbed.common.limits import HEARTBEAT_S
 from reedbed.protos import catalog_pb2, methods
 from reedbed.protos.convert import change_from_message, parse
 from reedbed.protos.types import ClusterMap, MapChange
-from reedbed.storaged.calls import RemoveOrder
+from reedbed.storaged.calls import Removal, RemoveOrder
 from reedbed.storaged.comparer import Comparer
 from reedbed.storaged.settings import StoragedSettings
 from reedbed.storaged.state import CatalogState
@@ -73,7 +73,7 @@ def _alone(device: Served, what: str) -> Iterator[None]:
     """A device that fails does not silence the others of its process."""
     try:
         yield
-    except (DeviceFailed, DiskFull) as error:
+    except (DeviceFailed, ResourceExhausted) as error:
         log.warning("device %d: %s: %s", device.number, what, error)
 
 
@@ -212,7 +212,11 @@ class Agent:
     async def _report(self, device: Served, done: list[int]) -> catalog_pb2.DeviceReport:
         status = await asyncio.to_thread(device.store.status)  # it asks the file system for its free room
         scrub = device.store.scrubber().status()
-        lost = device.telling.next(device.store.damaged())
+        lost: list[tuple[Id, int]] = []
+        with _alone(device, "its damage is not told"):
+            # durable first: what is repaired is put again, and must be known to be bad then, also after a kill
+            await asyncio.to_thread(device.store.note_damage)
+            lost = device.telling.next(device.store.damaged())
         return catalog_pb2.DeviceReport(
             number=device.number,
             uuid=bytes.fromhex(status.device),
@@ -258,12 +262,16 @@ class Agent:
                     ],
                     term,
                 )
-                await asyncio.wrap_future(removing)
+                outcomes = await asyncio.wrap_future(removing)
             except ReedbedError as error:
                 # the catalog gives the orders again until they are reported done
                 log.warning("device %d: removal of %d shards failed: %s", device.number, len(mine), error)
             else:
-                device.done.extend(order.number for order in mine)
+                device.done.extend(
+                    order.number
+                    for order, outcome in zip(mine, outcomes, strict=True)
+                    if outcome is not Removal.UNREADABLE
+                )
 
     async def _beat_or_register(self) -> None:
         try:

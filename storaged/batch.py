@@ -20,11 +20,20 @@ from itertools import chain
 from typing import TypeAlias
 
 from reedbed.common.checksums import Buffer, block_sum, block_sum_parts
-from reedbed.common.errors import AlreadyExists, Corrupt, DiskFull, InvalidArgument, ReedbedError, StaleGeneration
+from reedbed.common.errors import (
+    AlreadyExists,
+    Corrupt,
+    DiskFull,
+    InvalidArgument,
+    ReedbedError,
+    ResourceExhausted,
+    StaleGeneration,
+)
 from reedbed.common.ids import ID_BYTES, format_id
 from reedbed.common.limits import BLOCK, K_MAX, M_MAX, SHARD_MAX
 from reedbed.storaged import record
 from reedbed.storaged.calls import PutShard, Removal, RemoveOrder
+from reedbed.storaged.disk import NOT_THE_DISK
 from reedbed.storaged.entries import LIVE, REMOVED, Entry, Note, Position, shard_key
 from reedbed.storaged.record import ALIGN, HEAD, REPLACED, Kind, NoteHead
 
@@ -153,13 +162,17 @@ class Batch:
         """Whether a shard that is there must be written anew, being damaged; AlreadyExists if it has other content."""
         damaged = self._view.is_damaged(shard)
         same = old.payload == payload and old.tables == len(tables) and (old.k, old.m) == (shard.k, shard.m)
+        if old.pg != shard.pg:
+            raise AlreadyExists(f"the device holds the shard for PG {old.pg}, not {shard.pg}", where=_name(shard))
         if same and key in self._planned:
             same, damaged = self._planned[key][1] == tables, False
         elif same:
             try:
                 same = self._view.tables(old, shard.extent, shard.index) == tables
-            except (Corrupt, OSError):
-                damaged = True
+            except OSError as error:
+                if error.errno in NOT_THE_DISK:  # nothing is known of what lies there
+                    raise ResourceExhausted(f"cannot read: {error.strerror}", where=_name(shard)) from error
+                damaged = True  # Corrupt is an OSError as well
         if not same:
             raise AlreadyExists("the device holds the shard with other checksums", where=_name(shard))
         return damaged
@@ -212,6 +225,8 @@ class Batch:
         self._planned[key] = (entry, tables)
 
     def _note(self, head: NoteHead) -> None:
+        # whatever is to be changed in the book can be read: told now, and not once it is on disk
+        self._view.note_about(Position(head.segment, head.offset))
         offset = self.end
         self.buffers.append(record.encode_note(record.place(self._salt, self._segment, offset), head))
         self.changes.append(Note(head, Position(self._segment, offset)))

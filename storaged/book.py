@@ -95,7 +95,7 @@ class Book:
         return self._index.note(target)
 
     def page(self, after: bytes, limit: int) -> list[tuple[bytes, Entry]]:
-        """Up to `limit` live shards with keys above `after`, in order."""
+        """Up to `limit` live shards with keys above `after`, in order; not those whose rows in the index are bad."""
         with self._lock:
             newer = {**self._frozen.shards, **self._fresh.shards}
         mine = [(key, entry) for key, entry in newer.items() if key > after and entry is not None]
@@ -103,7 +103,9 @@ class Book:
         lower: list[tuple[bytes, Entry]] = []
         while len(lower) < limit:
             rows = self._index.page(after, limit)
-            lower.extend((key, entry) for key, entry in rows if key not in newer and entry.state == LIVE)
+            lower.extend(
+                (key, entry) for key, entry in rows if key not in newer and entry is not None and entry.state == LIVE
+            )
             if len(rows) < limit:
                 break
             after = rows[-1][0]

@@ -95,11 +95,13 @@ class RemoveOrder:
 
 
 class Removal(Enum):
-    """What an order did: removed now, nothing there (or not any more), or kept: of a later generation or another PG."""
+    """What an order did: removed now, nothing there (or not any more), kept: of a later generation or another PG; or
+    nothing, since the index cannot tell where the shard is until it is made again."""
 
     REMOVED = "removed"
     UNKNOWN = "unknown"
     KEPT = "kept"
+    UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import Final, Protocol, TypeVar
 from google.protobuf.message import Message
 
 from reedbed.common import logs
-from reedbed.common.errors import DamagedShard, ReedbedError, UnknownShard
+from reedbed.common.errors import DamagedShard, ReedbedError, Unavailable, UnknownShard
 from reedbed.common.ids import ID_BYTES, Id
 from reedbed.common.limits import PAGE_MAX, POSITIONS_MAX
 from reedbed.extents.digest import ShardsDigest
@@ -76,6 +76,7 @@ class Comparer:
         self._devices = devices
         self._ask = ask
         self._known: dict[int, tuple[ShardStore, Comparison, bool]] = {}  # bool: due whatever the scrubber says
+        self._stop = asyncio.Event()
 
     def status(self, number: int) -> Comparison:
         known = self._known.get(number)
@@ -83,15 +84,17 @@ class Comparer:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Compares what is due until `stop`."""
+        self._stop = stop
         while not stop.is_set():
             pause = LOOK_S
             for device in self._devices():
                 try:
                     await self.step(device)
-                except ReedbedError as error:
-                    # told by `status`; it stays due
-                    store, comparison, due = self._known[device.number]
-                    self._known[device.number] = (store, replace(comparison, error=str(error)), due)
+                except (ReedbedError, OSError) as error:
+                    # told by `status`; it stays due. OSError: the store was closed under us, to be cleaned
+                    known = self._known.get(device.number)
+                    if known is not None:
+                        self._known[device.number] = (known[0], replace(known[1], error=str(error)), known[2])
                     log.warning("device %d: comparing with the catalog: %s", device.number, error)
                     pause = RETRY_S
             with contextlib.suppress(TimeoutError):
@@ -107,6 +110,8 @@ class Comparer:
         store, before, due = known
         if not due and before.passes >= passes:
             return False
+        if store.forgot_damage:
+            return False  # what is damaged would be told as held; the next pass finds it
         found = await self.compare(device)
         self._known[device.number] = (store, replace(found, done=before.done + 1, passes=passes), False)
         return True
@@ -115,7 +120,7 @@ class Comparer:
         """One comparison, from end to end. ReedbedError."""
         number, store = device.number, device.store
         uuid, incarnation = bytes.fromhex(store.device), store.incarnation
-        term, seq = store.status().log_position
+        term, seq = (await asyncio.to_thread(store.status)).log_position
         first = catalog_pb2.CompareRequest(
             device=number, uuid=uuid, incarnation=incarnation, log_term=term, log_seq=seq
         )
@@ -129,6 +134,8 @@ class Comparer:
         # where no PG differs, all below the mark is as it should be
         after = b"" if pgs else _before(below)
         while True:
+            if self._stop.is_set():
+                raise Unavailable("the process is stopping")
             held, upto = await asyncio.to_thread(page, store, after, below, pgs)
             answer = await self._ask(
                 methods.COMPARE_SHARDS,

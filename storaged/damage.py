@@ -14,6 +14,7 @@ again:
 Invariants
 - A damaged shard stays known until it is written anew or removed, over restarts too once `save` has returned.
 - A settled region is one that hurts nobody any more: what lay in it is known as damaged shards, or was written again.
+- What is too much to be remembered is noticed: `overflowed` says so until a new pass of the scrubber has found room.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ class DamageLog:
         self._changes = 0
         self._saved = 0
         self.seen = 0
+        self.overflowed = False
         try:
             self._shards, self._regions = decode(read_whole(disk, NAME))
         except FileNotFoundError:
@@ -131,6 +133,8 @@ class DamageLog:
             if fresh and (known is not None or len(self._shards) < REMEMBERED):
                 self._shards[extent, index] = Damage(extent, index, block, self._clock.wall(), *position)
                 self._changes += 1
+            elif fresh:
+                self.overflowed = True
         if fresh:
             log.warning("%s: shard %d of extent %s is damaged, block %d", self._where, index, format_id(extent), block)
 
@@ -143,7 +147,18 @@ class DamageLog:
             if known is not None or len(self._regions) < REMEMBERED:
                 self._regions[segment, offset] = BadRegion(segment, offset, length, self._clock.wall())
                 self._changes += 1
+            else:
+                self.overflowed = True
         log.warning("%s: %d bytes of segment %x at %d are damaged", self._where, length, segment, offset)
+
+    def begin(self) -> None:
+        """A pass of the scrubber begins, which finds everything again."""
+        self.overflowed = False
+
+    @property
+    def has_room(self) -> bool:
+        """Whether what overflowed may be looked for again."""
+        return 2 * len(self._shards) < REMEMBERED and 2 * len(self._regions) < REMEMBERED
 
     def settle(self, segment: int, offset: int) -> None:
         """The region that begins there hurts nobody any more."""

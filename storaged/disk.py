@@ -23,6 +23,8 @@ from reedbed.common.errors import Unavailable
 IOV_MAX: Final = 1024  # buffers that Linux takes in one pwritev
 _KEEP_SIZE_AND_PUNCH: Final = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+# What the system lacks, not the disk: it says nothing of what lies there, and may be had again a moment later
+NOT_THE_DISK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _NO_HOLES: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
 
 

@@ -93,6 +93,9 @@ class MemoryFile:
     def read(self, offset: int, length: int) -> bytes:
         with self._disk.mutex:
             self._disk.check("read", self._name)
+            for begin, end in self._disk.unreadable.get(self._name, ()):
+                if offset < end and offset + length > begin:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
             return bytes(self._node.data[offset : offset + length])
 
     def sync(self) -> None:
@@ -141,6 +144,7 @@ class MemoryDisk:
     fail: called with (operation, name) before each one; it may raise OSError.
     counts: how often each operation was called, by its name alone and with the file's name.
     capacity: bytes; writes beyond raise ENOSPC. can_punch: whether holes are supported.
+    unreadable: ranges of a file that raise EIO when they are read.
     """
 
     def __init__(self, root: Path, capacity: int = 1 << 40) -> None:
@@ -150,6 +154,7 @@ class MemoryDisk:
         self.fail: Callable[[str, str], None] | None = None
         self.counts: dict[str, int] = {}
         self.mutex = threading.RLock()
+        self.unreadable: dict[str, list[tuple[int, int]]] = {}
         self._names: dict[str, _Node] = {}
         self._durable_names: dict[str, _Node] = {}
         self._changes: list[tuple[str, dict[str, _Node | None]]] = []  # folder, and what its names became

@@ -74,11 +74,14 @@ class Generations:
             return cls.empty(disk), False
 
     def mend(self) -> bool:
-        """Have the file written anew by the next `save` if it is damaged; whether it is. OSError."""
+        """Have the file written anew by the next `save` if it is damaged or gone; whether it is. OSError."""
         try:
             file = self._disk.open(NAME)
         except FileNotFoundError:
-            return False
+            with self._lock:
+                gone = bool(self._known) and not self._changed
+                self._changed = self._changed or gone
+            return gone
         try:
             file.forget(0, file.size())
             decode(file.read(0, file.size()))

@@ -76,16 +76,16 @@ def save(disk: Disk, identity: Identity) -> None:
 
 
 def mend(disk: Disk, identity: Identity) -> bool:
-    """Write the identity again if what the disk has of it is damaged; whether it was. OSError."""
-    file = disk.open(NAME)
+    """Write the identity again if what the disk has of it is damaged or gone; whether it was. OSError."""
     try:
-        file.forget(0, file.size())
-    finally:
-        file.close()
-    try:
+        file = disk.open(NAME)
+        try:
+            file.forget(0, file.size())
+        finally:
+            file.close()
         if load(disk) == identity:
             return False
-    except Corrupt:
+    except (Corrupt, FileNotFoundError):
         pass
     save(disk, identity)
     return True

@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from reedbed.common.errors import Corrupt
 from reedbed.storaged import entries
 from reedbed.storaged.entries import Entry, IndexState, Note, Position, SegmentInfo
+
+T = TypeVar("T")
+
+_MADE_AGAIN: Final = "It is made again from the segments at the next start"
 
 
 class RowReader(Protocol):
@@ -119,24 +123,31 @@ class Index:
             found = [reader.get("shards", key) for key in keys]
         return [None if raw is None else self._entry(key, raw) for key, raw in zip(keys, found, strict=True)]
 
-    def page(self, after: bytes, limit: int) -> list[tuple[bytes, Entry]]:
-        """Up to `limit` rows with keys above `after`, removed ones included, in order."""
+    def page(self, after: bytes, limit: int) -> list[tuple[bytes, Entry | None]]:
+        """Up to `limit` rows with keys above `after`, removed ones included, in order; None for one that is bad."""
         rows = self._range("shards", after + b"\0", b"", limit)
-        return [(key, self._entry(key, raw)) for key, raw in rows]
+        return [(key, self._good(entries.decode_entry, key, raw)) for key, raw in rows]
 
     def note(self, target: Position) -> Note | None:
         key = entries.position_key(target)
         with self._rows.read() as reader:
             raw = reader.get("notes", key)
-        return None if raw is None else entries.decode_note(key, raw)
+        if raw is None:
+            return None
+        note = self._good(entries.decode_note, key, raw)
+        if note is None:
+            raise Corrupt("a row of the index is damaged", where="the device's index", hint=_MADE_AGAIN)
+        return note
 
     def notes_about(self, segment: int) -> list[Note]:
-        """Notes whose target lies in the segment."""
-        return [entries.decode_note(key, raw) for key, raw in self._of_segment("notes", segment)]
+        """Notes whose target lies in the segment, but those whose rows are bad."""
+        found = [self._good(entries.decode_note, key, raw) for key, raw in self._of_segment("notes", segment)]
+        return [note for note in found if note is not None]
 
     def notes_in(self, segment: int) -> list[Position]:
-        """Targets of the notes that lie in the segment."""
-        return [entries.decode_home(key, raw) for key, raw in self._of_segment("homes", segment)]
+        """Targets of the notes that lie in the segment, but those whose rows are bad."""
+        found = [self._good(entries.decode_home, key, raw) for key, raw in self._of_segment("homes", segment)]
+        return [target for target in found if target is not None]
 
     def segments(self) -> dict[int, SegmentInfo]:
         rows = self._range("segments", b"", b"", 1 << 62)
@@ -158,7 +169,7 @@ class Index:
 
     def commit(self, changes: Changes) -> None:
         """All changes, durably and at once. OSError (ENOSPC for a full disk); then nothing has changed."""
-        self._rows.write(lambda writer: _write(writer, changes))
+        self._rows.write(lambda writer: self._write(writer, changes))
 
     def _entry(self, key: bytes, raw: bytes) -> Entry:
         try:
@@ -167,6 +178,14 @@ class Index:
             self.suspect = True
             raise
 
+    def _good(self, decode: Callable[[bytes, bytes], T], key: bytes, raw: bytes) -> T | None:
+        """The row, None for a bad one: the index is made again at the next start then."""
+        try:
+            return decode(key, raw)
+        except Corrupt:
+            self.suspect = True
+            return None
+
     def _of_segment(self, table: str, segment: int) -> list[tuple[bytes, bytes]]:
         return self._range(table, entries.segment_key(segment), entries.segment_key(segment + 1), 1 << 62)
 
@@ -174,30 +193,30 @@ class Index:
         with self._rows.read() as reader:
             return reader.range(table, start, stop, limit)
 
-
-def _write(writer: RowWriter, changes: Changes) -> None:
-    for key in sorted(changes.shards):
-        entry = changes.shards[key]
-        if entry is None:
-            writer.delete("shards", key)
-        else:
-            writer.put("shards", key, entries.encode_entry(key, entry))
-    for target in sorted(changes.notes):
-        key = entries.position_key(target)
-        old = writer.get("notes", key)
-        if old is not None:
-            writer.delete("homes", entries.position_key(entries.decode_note(key, old).home))
-        note = changes.notes[target]
-        if note is None:
-            writer.delete("notes", key)
-        else:
-            home = entries.position_key(note.home)
-            writer.put("notes", key, entries.encode_note(key, note))
-            writer.put("homes", home, entries.encode_home(home, target))
-    for number, info in changes.segments.items():
-        key = entries.segment_key(number)
-        if info is None:
-            writer.delete("segments", key)
-        else:
-            writer.put("segments", key, entries.encode_info(key, info))
-    writer.put("meta", entries.STATE_KEY, entries.encode_state(changes.state))
+    def _write(self, writer: RowWriter, changes: Changes) -> None:
+        for key in sorted(changes.shards):
+            entry = changes.shards[key]
+            if entry is None:
+                writer.delete("shards", key)
+            else:
+                writer.put("shards", key, entries.encode_entry(key, entry))
+        for target in sorted(changes.notes):
+            key = entries.position_key(target)
+            old = writer.get("notes", key)
+            before = None if old is None else self._good(entries.decode_note, key, old)
+            if before is not None:
+                writer.delete("homes", entries.position_key(before.home))
+            note = changes.notes[target]
+            if note is None:
+                writer.delete("notes", key)
+            else:
+                home = entries.position_key(note.home)
+                writer.put("notes", key, entries.encode_note(key, note))
+                writer.put("homes", home, entries.encode_home(home, target))
+        for number, info in changes.segments.items():
+            key = entries.segment_key(number)
+            if info is None:
+                writer.delete("segments", key)
+            else:
+                writer.put("segments", key, entries.encode_info(key, info))
+        writer.put("meta", entries.STATE_KEY, entries.encode_state(changes.state))

@@ -138,8 +138,11 @@ class LmdbRows:
                 raise _translated(error, self.folder) from error
 
     def _grow(self) -> None:
-        with self._gate.alone():
-            self._env.set_mapsize(2 * int(self._env.info()["map_size"]))
+        try:
+            with self._gate.alone():
+                self._env.set_mapsize(2 * int(self._env.info()["map_size"]))
+        except lmdb.Error as error:
+            raise _translated(error, self.folder) from error
 
 
 class LmdbHome:

@@ -26,7 +26,7 @@ from reedbed.common.runner import Runner, Running
 from reedbed.storaged.batch import Carry
 from reedbed.storaged.book import Book
 from reedbed.storaged.damage import DamageLog
-from reedbed.storaged.disk import Disk
+from reedbed.storaged.disk import NOT_THE_DISK, Disk
 from reedbed.storaged.entries import Entry, SegmentInfo
 from reedbed.storaged.generations import Generations
 from reedbed.storaged.index import Index
@@ -123,8 +123,14 @@ class Keeper:
             return None
         try:
             self.step()
-        except (OSError, ReedbedError) as error:
-            self._writer().fail(f"keeping failed: {error}")
+        except ReedbedError as error:
+            # of a bad row: the index is made again at the next start, and the segments have everything
+            log.warning("%s: keeping: %s", self._kept.disk.root, error)
+        except OSError as error:
+            self._failed(error)
+        except Exception as error:
+            self._writer().fail(f"keeping failed unexpectedly: {error!r}")  # nobody may wait for a checkpoint for ever
+            raise
         with self._changed:
             self._wanted = False
             self._changed.notify_all()
@@ -179,8 +185,10 @@ class Keeper:
         if error.errno in NO_ROOM:
             self._full = True
             log.warning("%s: no room for a checkpoint", self._kept.disk.root)
+        elif error.errno in NOT_THE_DISK:
+            log.warning("%s: no checkpoint at present: %s", self._kept.disk.root, error.strerror)
         else:
-            self._writer().fail(f"the checkpoint failed: {error.strerror or error}")
+            self._writer().fail(f"keeping failed: {error.strerror or error}")
 
     def _unlink_dead(self, settled: dict[int, SegmentInfo]) -> None:
         """`settled` is what the index knows: rows that name a segment must have left it before the segment goes."""

@@ -17,7 +17,14 @@ from typing import Protocol
 
 from reedbed.common import logs
 from reedbed.common.clock import Clock, Deadline
-from reedbed.common.errors import AlreadyExists, DeadlineExceeded, InvalidArgument, StaleTerm, Unavailable
+from reedbed.common.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    DeviceFailed,
+    InvalidArgument,
+    StaleTerm,
+    Unavailable,
+)
 from reedbed.storaged.access import StorageAccess
 from reedbed.storaged.agent import CALL_S, TWICE_S, Agent
 from reedbed.storaged.pace import Pace
@@ -134,7 +141,7 @@ async def run_process(
         async def open_store(folder: str) -> ShardStore:
             store = await asyncio.to_thread(world.open_store, folder, hello.cluster)
             opened.push_async_callback(asyncio.to_thread, store.close)
-            store.scrubber(Pace(settings.scrub_period_s, settings.scrub_rate)).start()
+            (await asyncio.to_thread(store.scrubber, Pace(settings.scrub_period_s, settings.scrub_rate))).start()
             return store
 
         stores = [await open_store(folder) for folder in settings.dir]
@@ -142,7 +149,10 @@ async def run_process(
         async def renew(number: int, store: ShardStore, incarnation: int) -> ShardStore:
             await service.withdraw(number)
             await asyncio.to_thread(store.close, clean=False)
-            await asyncio.to_thread(world.clean, str(store.folder), incarnation)
+            try:
+                await asyncio.to_thread(world.clean, str(store.folder), incarnation)
+            except OSError as error:
+                raise DeviceFailed(f"it cannot be cleaned: {error}", where=str(store.folder), retryable=True) from error
             fresh = await open_store(str(store.folder))
             if number:
                 service.serve(number, fresh)

@@ -6,7 +6,6 @@ not damaged.
 
 from __future__ import annotations
 
-import errno
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -22,14 +21,15 @@ from reedbed.storaged import record
 from reedbed.storaged.book import Book
 from reedbed.storaged.calls import DataRow, ReadResult, ReadShard
 from reedbed.storaged.damage import DamageLog
+from reedbed.storaged.disk import NOT_THE_DISK
 from reedbed.storaged.entries import LIVE, Entry, Position, shard_key
 from reedbed.storaged.record import HEAD, Row, ShardHead
 from reedbed.storaged.segments import SegmentPool
 
+ROWS_OF_CALL: Final = 1 << 18  # of tables in one answer; one read may go beyond it alone
 HEADS_BYTES: Final = 16 * MIB  # of heads and tables kept in memory, about
 _ROW_BYTES: Final = 192  # that Python takes for a row and its place
 _HEAD_BYTES: Final = 1024
-_NOT_THE_DISK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Opened(NamedTuple):
@@ -61,14 +61,32 @@ class Reader:
 
     def read_many(self, asked: Sequence[ReadShard]) -> list[ReadResult | ReedbedError]:
         """One answer or error for each."""
-        found = self._book.get_many([shard_key(one.extent, one.index) for one in asked])
+        keys = [shard_key(one.extent, one.index) for one in asked]
+        found: Sequence[Entry | ReedbedError | None]
+        try:
+            found = self._book.get_many(keys)
+        except Corrupt:
+            found = [self._row(key) for key in keys]  # one of them is bad
         answers: list[ReadResult | ReedbedError] = []
+        rows = 0
         for one, entry in zip(asked, found, strict=True):
             try:
-                answers.append(self._read(one, entry))
+                if isinstance(entry, ReedbedError):
+                    raise entry
+                if rows > ROWS_OF_CALL:
+                    raise ResourceExhausted("one call asks for too many rows", hint="Read less at once")
+                answer = self._read(one, entry)
+                rows += len(answer.rows) + sum(map(len, answer.data_rows.values()))
+                answers.append(answer)
             except ReedbedError as error:
                 answers.append(error)
         return answers
+
+    def _row(self, key: bytes) -> Entry | ReedbedError | None:
+        try:
+            return self._book.get(key)
+        except Corrupt as error:
+            return error
 
     def tables(self, entry: Entry, extent: bytes, index: int) -> bytes:
         """The tables of a live shard's record, verified; Corrupt, or OSError."""
@@ -91,7 +109,7 @@ class Reader:
             opened = self._open(entry, asked.extent, asked.index)
             data, first_block, rows, block = self._range(asked, entry, opened)
         except (OSError, Corrupt) as error:
-            if isinstance(error, OSError) and error.errno in _NOT_THE_DISK:
+            if isinstance(error, OSError) and error.errno in NOT_THE_DISK:
                 raise ResourceExhausted(f"cannot read: {error.strerror}", where=self._name(asked)) from error
             # a hole may have been punched under the read
             now = self._book.get(shard_key(asked.extent, asked.index))
@@ -143,7 +161,10 @@ class Reader:
             low, high = max(starts[block], asked.offset), min(starts[block + 1], stop)
             if high - low != opened.rows[block][0]:
                 rows[at] = (high - low, block_sum(extent, index, block, raw[low - base : high - base]))
-        return raw[asked.offset - base : stop - base], first, rows, -1
+        data = raw[asked.offset - base : stop - base]
+        if 2 * len(data) < len(raw):
+            data = memoryview(bytes(data))  # else a few bytes would keep their whole block
+        return data, first, rows, -1
 
     def _open(self, entry: Entry, extent: bytes, index: int) -> Opened:
         position = entry.position

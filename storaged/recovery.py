@@ -26,7 +26,7 @@ from reedbed.storaged import record
 from reedbed.storaged.book import Book
 from reedbed.storaged.calls import Damage
 from reedbed.storaged.damage import DamageLog
-from reedbed.storaged.disk import Disk, File, read_whole, replace_whole
+from reedbed.storaged.disk import Disk, File, Readable, read_whole, replace_whole
 from reedbed.storaged.entries import LIVE, Entry, Note, Position, entry_of, shard_key, split_key
 from reedbed.storaged.generations import Generations
 from reedbed.storaged.identity import Identity
@@ -35,7 +35,7 @@ from reedbed.storaged.index_lmdb import FOLDER
 from reedbed.storaged.record import SEGMENT_HEADER, Kind, NoteHead, padded
 from reedbed.storaged.reserve import Reserve
 from reedbed.storaged.segments import FOLDER as SEGMENTS
-from reedbed.storaged.segments import Found, Gap, first_bad_block, segment_name, segment_numbers, walk
+from reedbed.storaged.segments import Found, Gap, ReadAround, first_bad_block, segment_name, segment_numbers, walk
 
 CLEAN: Final = "clean"
 ROWS: Final = 50_000  # replayed rows that are kept in memory at most
@@ -183,15 +183,14 @@ class Recovery:
                 self._book.forget(number)  # unlinked just before the process ended
 
     def _without_half_made(self, numbers: list[int]) -> list[int]:
-        """A highest segment past the mark with no good header and no record was never used: it goes."""
+        """A highest segment past the mark with nothing but a header that is not good was never used: it goes."""
         if not numbers or not self._known or numbers[-1] <= self._mark.segment or not self._writable:
             return numbers
         number = numbers[-1]
         file = self._disk.open(segment_name(number))
         try:
-            if self._header_is_good(file, number) or any(
-                isinstance(one, Found) for one in walk(file, number, self._identity.seed, SEGMENT_HEADER, file.size())
-            ):
+            # a record is written only after the header is durable: longer, and without either, it was overwritten
+            if file.size() > SEGMENT_HEADER or self._header_is_good(ReadAround(file), number):
                 return numbers
         finally:
             file.close()
@@ -202,7 +201,7 @@ class Recovery:
         self._known = False
         return numbers[:-1]
 
-    def _header_is_good(self, file: File, number: int) -> bool:
+    def _header_is_good(self, file: Readable, number: int) -> bool:
         try:
             record.check_segment_header(file.read(0, SEGMENT_HEADER), number, bytes.fromhex(self._identity.device))
         except Corrupt:
@@ -214,7 +213,7 @@ class Recovery:
         try:
             size = file.size()
             start = self._mark.offset if number == self._mark.segment else SEGMENT_HEADER
-            if not self._header_is_good(file, number):
+            if not self._header_is_good(ReadAround(file), number):
                 self._damage.region(number, 0, SEGMENT_HEADER)
             if last and self._writable:
                 file.sync()  # what is found below counts as durable from here on
@@ -233,7 +232,7 @@ class Recovery:
             file.close()
 
     def _replay_older(self, file: File, number: int, start: int, size: int) -> None:
-        for one in walk(file, number, self._identity.seed, start, size):
+        for one in walk(ReadAround(file), number, self._identity.seed, start, size):
             if isinstance(one, Gap):
                 self._damage.region(number, one.offset, one.end - one.offset)
             else:
@@ -246,15 +245,16 @@ class Recovery:
         segment grew that far a walk would pass over what was appended since: so nothing may follow them.
         """
         bad: list[tuple[Found | Gap, int]] = []
-        for one in walk(file, number, self._identity.seed, start, size):
-            block = None if isinstance(one, Gap) else first_bad_block(file, one)
+        around = ReadAround(file)
+        for one in walk(around, number, self._identity.seed, start, size):
+            block = None if isinstance(one, Gap) else first_bad_block(around, one)
             if isinstance(one, Gap) or block is not None:
                 bad.append((one, -1 if block is None else block))
                 continue
             self._keep(number, bad)
             bad = []
             self._apply(number, one)
-        if bad and self._known and self._writable:
+        if bad and self._known and self._writable and not around.unreadable:  # a torn write can be read
             end = bad[0][0].offset
             log.warning("%s: %d torn bytes cut off segment %x", self._disk.root, size - end, number)
             file.truncate(end)

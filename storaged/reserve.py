@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from reedbed.common.limits import MIB
-from reedbed.storaged.disk import Disk
+from reedbed.storaged.disk import NOT_THE_DISK, Disk
 
 NAME: Final = "reserve"
 RESERVE_BYTES: Final = 16 * MIB
@@ -53,7 +53,12 @@ class Reserve:
         with self._lock:
             if NAME in self._disk.names() or self._disk.space().free < _PLENTY * self.size:
                 return
-            file = self._disk.open(NAME, create=True)
+            try:
+                file = self._disk.open(NAME, create=True)
+            except OSError as error:
+                if error.errno in NO_ROOM or error.errno in NOT_THE_DISK:
+                    return  # not even for its name
+                raise
             try:
                 file.allocate(self.size)
             except OSError:

@@ -208,6 +208,7 @@ class Scrubber:
         standing = self._standing
         period = self._pace.period_s
         due = period > 0 and (standing.age_ms >= period * 1000 or not standing.passes)
+        due = due or (self._parts.damage.overflowed and self._parts.damage.has_room)
         if not asked and not (standing.phase == RESTING and due):
             return
         self._drop_reading()
@@ -228,7 +229,7 @@ class Scrubber:
         self._save()
 
     def _rest(self) -> float:
-        if not self._pace.period_s:
+        if not self._pace.period_s or self._parts.damage.overflowed:
             return REST_MAX_S
         return min(REST_MAX_S, max(0.001, self._pace.period_s - self._standing.age_ms / 1000))
 

@@ -21,7 +21,7 @@ from reedbed.common.checksums import block_sum
 from reedbed.common.errors import Corrupt
 from reedbed.common.limits import MIB
 from reedbed.storaged import record
-from reedbed.storaged.disk import Disk, File, Readable
+from reedbed.storaged.disk import NOT_THE_DISK, Disk, File, Readable
 from reedbed.storaged.record import HEAD, NoteHead, ShardHead
 
 FOLDER: Final = "segments"
@@ -29,6 +29,7 @@ SEGMENT_BYTES: Final = 256 * MIB  # a segment that is this long gets no more rec
 HANDLES: Final = 256  # open files kept for reading
 _SUFFIX: Final = ".seg"
 _STEP: Final = MIB  # bytes read at once while looking for the next record
+_SECTOR: Final = 4096  # that is read alone where more at once could not be
 
 
 def segment_name(number: int) -> str:
@@ -131,6 +132,38 @@ class SegmentPool:
             handle.file.close()
 
 
+class ReadAround:
+    """A file in which what cannot be read reads as zeros: bad bytes like any others, which sums tell."""
+
+    def __init__(self, file: Readable) -> None:
+        self._file = file
+        self.unreadable = False  # some place was met that could not be read
+
+    def read(self, offset: int, length: int) -> bytes:
+        """As of Readable. OSError only for what is not the disk's fault."""
+        try:
+            return self._file.read(offset, length)
+        except OSError as error:
+            if error.errno in NOT_THE_DISK:
+                raise
+        self.unreadable = True
+        parts = []
+        at = offset
+        while at < offset + length:
+            size = min(_SECTOR - at % _SECTOR, offset + length - at)
+            try:
+                part = self._file.read(at, size)
+            except OSError as error:
+                if error.errno in NOT_THE_DISK:
+                    raise
+                part = bytes(size)
+            parts.append(part)
+            at += size
+            if len(part) < size:
+                break
+        return b"".join(parts)
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """A record with a good head that lies whole within the file; its tables and payload are not checked."""
@@ -169,7 +202,7 @@ def walk(file: Readable, segment: int, salt: bytes, start: int, end: int) -> Ite
         offset = following
 
 
-def first_bad_block(file: File, found: Found) -> int | None:
+def first_bad_block(file: Readable, found: Found) -> int | None:
     """None if a shard's record is whole, else its first bad block, -1 for its tables. Reads it in pieces."""
     head = found.head
     if isinstance(head, NoteHead):

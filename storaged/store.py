@@ -16,8 +16,9 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from reedbed.common import logs
-from reedbed.common.errors import DeviceFailed, InvalidArgument, ReedbedError, StaleTerm
-from reedbed.common.ids import Id
+from reedbed.common.errors import DeviceFailed, InvalidArgument, ReedbedError, ResourceExhausted, StaleTerm
+from reedbed.common.ids import ID_BYTES, Id
+from reedbed.common.limits import POSITIONS_MAX
 from reedbed.common.metrics import Metrics
 from reedbed.storaged import identity as identities
 from reedbed.storaged import record
@@ -35,7 +36,7 @@ from reedbed.storaged.calls import (
     ShardInfo,
 )
 from reedbed.storaged.damage import DamageLog
-from reedbed.storaged.disk import Disk, RealDisk
+from reedbed.storaged.disk import NOT_THE_DISK, Disk, RealDisk
 from reedbed.storaged.entries import shard_key, split_key
 from reedbed.storaged.generations import Generations
 from reedbed.storaged.identity import Identity
@@ -211,10 +212,15 @@ class ShardStore:
         """Carry out the orders of a catalog of this term. Blocks while a higher term than before is made durable.
 
         The future has one outcome for each order once they are durable. Raises StaleTerm, DeviceFailed, InvalidArgument
-        for term 0; the future also raises DiskFull if not even the reserve has room.
+        for term 0 and impossible orders; the future also raises DiskFull if not even the reserve has room.
         """
         if term <= record.REPLACED:
             raise InvalidArgument("no catalog has term 0", where=str(self._disk.root))
+        for order in orders:
+            if len(order.extent) != ID_BYTES or not 0 <= order.index < POSITIONS_MAX:
+                raise InvalidArgument(f"an order for what can be no shard: {order}", where=str(self._disk.root))
+            if not (0 <= order.pg < 1 << 32 and 0 <= order.generation < 1 << 64):
+                raise InvalidArgument("a PG or generation is out of range", where=str(self._disk.root))
         self.note_term(term)
         waiting = Remove(list(orders), term, HEAD * len(orders))
         self._writer.submit(waiting)
@@ -280,6 +286,16 @@ class ShardStore:
         if not self.failed:
             self._durably(self._generations.save)
 
+    def note_damage(self) -> None:
+        """The damage that is known now is durable on return, so that it can be told. DeviceFailed."""
+        if self._damage.dirty and not self.failed:
+            self._durably(self._damage.save)
+
+    @property
+    def forgot_damage(self) -> bool:
+        """More was found than can be remembered: what `damaged` tells is not all."""
+        return self._damage.overflowed
+
     def note_term(self, term: int) -> None:
         """A catalog of this term gives orders: durable on return. StaleTerm if a higher one was seen."""
         with self._changing:
@@ -339,6 +355,9 @@ class ShardStore:
         try:
             self._reserve.helping(action)
         except OSError as error:
+            if error.errno in NOT_THE_DISK:
+                what = f"the device's state cannot be written at present: {error.strerror}"
+                raise ResourceExhausted(what, where=str(self._disk.root)) from error
             if error.errno not in NO_ROOM:
                 self._writer.fail(f"its state cannot be written: {error.strerror or error}")
             raise DeviceFailed(

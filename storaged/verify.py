@@ -10,7 +10,6 @@ Invariants
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -23,18 +22,17 @@ from reedbed.storaged.batch import Carry
 from reedbed.storaged.book import Book
 from reedbed.storaged.calls import BadRegion
 from reedbed.storaged.damage import DamageLog
-from reedbed.storaged.disk import File
+from reedbed.storaged.disk import NOT_THE_DISK, File, Readable
 from reedbed.storaged.entries import LIVE, Entry, Position, shard_key, split_key
 from reedbed.storaged.index import Index
 from reedbed.storaged.record import HEAD, SEGMENT_HEADER, NoteHead, ShardHead
-from reedbed.storaged.segments import Found, Gap, SegmentPool, walk
+from reedbed.storaged.segments import Found, Gap, ReadAround, SegmentPool, walk
 from reedbed.storaged.writer import Writer
 
 PIECE: Final = MIB  # bytes of a payload that are read at once
 HEADS: Final = 256  # heads of one page
 ROWS: Final = 2000  # rows of one page
 HEAD_COST: Final = 4096  # bytes that the disk reads for one head
-_NOT_THE_DISK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Read(NamedTuple):
@@ -77,6 +75,7 @@ class Verifier:
     def begin(self) -> None:
         """A new pass trusts nothing of the one before."""
         self._whole.clear()
+        self._parts.damage.begin()
 
     def segment(self, number: int, start: int, end: int) -> Iterator[Read]:
         """The records of a segment from offset `start` on; 0 for all with the header. OSError not of the disk's making
@@ -84,7 +83,7 @@ class Verifier:
         try:
             with self._parts.pool.use(number) as file:
                 yield from self._records(file, number, start, end)
-        except OSError as error:
+        except OSError as error:  # it cannot be opened; what cannot be read within it is bad bytes like any others
             _raise_if_not_the_disk(error)
             info = self._parts.book.segments().get(number)
             if info is None:
@@ -92,10 +91,10 @@ class Verifier:
             self._parts.damage.region(number, start, end - start)
             yield Read(HEAD_COST, 1, end)
 
-    def _records(self, file: File, number: int, start: int, end: int) -> Iterator[Read]:
+    def _records(self, opened: File, number: int, start: int, end: int) -> Iterator[Read]:
         parts, whole = self._parts, start < SEGMENT_HEADER
+        file = ReadAround(_Uncached(opened))
         if start < SEGMENT_HEADER:
-            file.forget(0, SEGMENT_HEADER)
             found = 0
             try:
                 record.check_segment_header(file.read(0, SEGMENT_HEADER), number, parts.device)
@@ -104,7 +103,7 @@ class Verifier:
                 found = 1
             yield Read(HEAD_COST, found, SEGMENT_HEADER)
         start = max(start, SEGMENT_HEADER)
-        for one in walk(_Uncached(file), number, parts.salt, start, end):
+        for one in walk(file, number, parts.salt, start, end):
             if isinstance(one, Gap):
                 whole = False
                 parts.damage.region(number, one.offset, one.end - one.offset)
@@ -116,7 +115,7 @@ class Verifier:
         if whole:
             self._whole.add(number)
 
-    def _shard(self, file: File, number: int, found: Found, head: ShardHead) -> Iterator[Read]:
+    def _shard(self, file: Readable, number: int, found: Found, head: ShardHead) -> Iterator[Read]:
         """A shard's tables and blocks, if the shard is live."""
         position = Position(number, found.offset)
         if not self._is_live(head, position):
@@ -124,7 +123,6 @@ class Verifier:
             return
         bad = None
         at = found.offset + HEAD
-        file.forget(at, head.tables)
         tables = file.read(at, head.tables)
         try:
             record.check_tables(head, tables)
@@ -156,11 +154,7 @@ class Verifier:
 
     def heads(self, after: bytes) -> Page:
         """The heads of a page of the shards that the index names, where the segment was not found whole."""
-        try:
-            page = self._parts.book.page(after, HEADS)
-        except Corrupt:
-            # rows of this page are bad, and told; nothing tells where the shards lie until the index is made again
-            return Page(0, 0, self._parts.index.check_rows("shards", after, HEADS).last)
+        page = self._parts.book.page(after, HEADS)
         size = found = 0
         for key, entry in page:
             if entry.segment in self._whole:
@@ -210,21 +204,24 @@ class Verifier:
             carry = Carry(targets, region.segment, HEAD * len(targets))
             parts.writer().submit(carry)
             carry.future.result()
-        parts.damage.settle(region.segment, region.offset)
+        if not parts.damage.overflowed:  # else not all that lay in it is known
+            parts.damage.settle(region.segment, region.offset)
 
 
 class _Uncached:
-    """A file whose reads come from the disk."""
+    """A file whose reads come from the disk, and leave nothing in the page cache."""
 
     def __init__(self, file: File) -> None:
         self._file = file
 
     def read(self, offset: int, length: int) -> bytes:
         self._file.forget(offset, length)
-        return self._file.read(offset, length)
+        data = self._file.read(offset, length)
+        self._file.forget(offset, length)
+        return data
 
 
-def _blocks(file: File, head: ShardHead, tables: bytes, at: int) -> Iterator[tuple[int, int | None]]:
+def _blocks(file: Readable, head: ShardHead, tables: bytes, at: int) -> Iterator[tuple[int, int | None]]:
     """Pieces of the payload: bytes read, and the first bad block of the piece, None if all are good."""
     rows = record.own_rows(head, tables)
     block = 0
@@ -233,9 +230,7 @@ def _blocks(file: File, head: ShardHead, tables: bytes, at: int) -> Iterator[tup
         while block < len(rows) and (not size or size + rows[block][0] <= PIECE):
             size += rows[block][0]
             block += 1
-        file.forget(at, size)
         raw = memoryview(file.read(at, size))
-        file.forget(at, size)
         begin = 0
         for number in range(first, block):
             length, wanted = rows[number]
@@ -249,5 +244,5 @@ def _blocks(file: File, head: ShardHead, tables: bytes, at: int) -> Iterator[tup
 
 
 def _raise_if_not_the_disk(error: OSError) -> None:
-    if error.errno in _NOT_THE_DISK:
+    if error.errno in NOT_THE_DISK:
         raise ResourceExhausted(f"cannot read: {error.strerror}") from error

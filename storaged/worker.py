@@ -17,7 +17,7 @@ from reedbed.common.clock import Deadline
 from reedbed.common.errors import ReedbedError
 from reedbed.common.limits import MIB
 from reedbed.extents.context import ClusterAccess
-from reedbed.extents.rebuild import memory_of, rebuild_extent
+from reedbed.extents.rebuild import bytes_to_write, memory_of, rebuild_extent
 from reedbed.protos import catalog_pb2
 from reedbed.protos.convert import extent_from_message
 from reedbed.storaged.politeness import Foreground, Politeness
@@ -135,13 +135,14 @@ class Worker:
             self._results.append(catalog_pb2.TaskResult(extent=extent_id, error=f"the worker failed: {bug!r}"))
 
     async def _one(self, message: catalog_pb2.Task) -> None:
-        deadline = Deadline(TASK_S, self._access.clock)
-        began = self._now()
         try:
             extent = extent_from_message(message.extent)
+            await self._pace(bytes_to_write(extent.lengths, message.positions))
+            deadline = Deadline(TASK_S, self._access.clock)  # the pace may take longer than that, where it is slow
+            began = self._now()
             if self._access.map.epoch < message.epoch:
                 await self._access.refresh(message.epoch - 1, deadline)
-            done = await rebuild_extent(self._access, extent, message.positions, deadline, self._pace)
+            done = await rebuild_extent(self._access, extent, message.positions, deadline)
         except ReedbedError as error:
             self._results.append(catalog_pb2.TaskResult(extent=message.extent.id, error=str(error)))
             return

@@ -6,7 +6,8 @@ Invariants
 - A batch lies in one segment. Before a segment is made, everything in its predecessor is synced.
 - After a failed write or sync of the disk (other than a full one) nothing is written any more by this process, and what
   waited is answered with DeviceFailed: a second sync that succeeds would prove nothing.
-- A full disk changes nothing: what was written of the batch is cut off or written over.
+- A full disk changes nothing: what was written of the batch is cut off, durably. Nor does a lack of memory or of file
+  descriptors, which says nothing of the disk: what waited is refused, and may be tried again.
 """
 
 from __future__ import annotations
@@ -20,15 +21,22 @@ from dataclasses import dataclass
 from typing import Final
 
 from reedbed.common.clock import Deadline
-from reedbed.common.errors import DeadlineExceeded, DeviceFailed, ReedbedError, ResourceExhausted, Unavailable
+from reedbed.common.errors import (
+    Corrupt,
+    DeadlineExceeded,
+    DeviceFailed,
+    ReedbedError,
+    ResourceExhausted,
+    Unavailable,
+)
 from reedbed.common.limits import MIB
 from reedbed.common.metrics import Metrics
 from reedbed.common.runner import WHEN_WOKEN, Runner, Running
 from reedbed.storaged.batch import Batch, Carry, NewShard, Operation, Put, Remove, View, disk_full, refuse
 from reedbed.storaged.book import Book
-from reedbed.storaged.calls import Removal
+from reedbed.storaged.calls import Removal, RemoveOrder
 from reedbed.storaged.damage import DamageLog
-from reedbed.storaged.disk import Disk
+from reedbed.storaged.disk import NOT_THE_DISK, Disk
 from reedbed.storaged.entries import Entry, Position, split_key
 from reedbed.storaged.generations import Generations
 from reedbed.storaged.record import SEGMENT_HEADER, padded
@@ -178,6 +186,10 @@ class Writer:
             self._write(operations)
         except OSError as error:
             waiting = [one for one in operations if not one.future.done()]
+            if error.errno in NOT_THE_DISK:
+                self._tools.metrics.add("store.refused")
+                refuse(waiting, _not_now(error))
+                return
             if error.errno not in NO_ROOM:
                 self._fail_with(waiting, f"writing failed: {error.strerror or error}")
                 return
@@ -229,8 +241,9 @@ class Writer:
             try:
                 file.write(batch.buffers, self._end.offset)
             except OSError as error:
-                if error.errno in NO_ROOM:
+                if error.errno in NO_ROOM or error.errno in NOT_THE_DISK:
                     file.truncate(self._end.offset)
+                    file.sync()  # what was refused must not be there after a power cut
                 raise
             try:
                 file.sync()
@@ -284,6 +297,17 @@ class Writer:
         return dropped
 
 
+def _remove(batch: Batch, order: RemoveOrder, term: int) -> Removal:
+    try:
+        return batch.remove(order, term)
+    except Corrupt:
+        return Removal.UNREADABLE  # of one bad row, which says nothing of the other orders
+
+
+def _not_now(error: OSError) -> ResourceExhausted:
+    return ResourceExhausted(f"the device cannot write at present: {error.strerror or error}", hint="Try again")
+
+
 def _running(operations: Sequence[Operation]) -> list[Operation]:
     """Those that were not cancelled and are not too late."""
     running = []
@@ -305,7 +329,7 @@ def _plan(batch: Batch, one: Operation) -> Callable[[], None]:
         put = one
         return lambda: put.future.set_result(new)
     if isinstance(one, Remove):
-        outcomes: list[Removal] = [batch.remove(order, one.term) for order in one.orders]
+        outcomes = [_remove(batch, order, one.term) for order in one.orders]
         remove = one
         return lambda: remove.future.set_result(outcomes)
     batch.carry(one.targets, one.home)

@@ -125,7 +125,7 @@ def test_founding_is_done_once_and_for_one_cluster() -> None:
     engine = MemoryEngine()
     found(engine, CLUSTER, "host", "rs-8-3")
     found(engine, CLUSTER, None, None)
-    found(engine, CLUSTER, "host", "rs-4-2")
+    found(engine, CLUSTER, "host", "rs-8-3")
     with engine.read() as reader:
         stored = read_map(reader)
     assert stored is not None
@@ -134,6 +134,8 @@ def test_founding_is_done_once_and_for_one_cluster() -> None:
         found(engine, b"another cluster!", None, None)
     with pytest.raises(InvalidArgument, match="failure domain host, not rack"):
         found(engine, CLUSTER, "rack", None)
+    with pytest.raises(InvalidArgument, match="default profile rs-8-3, not rs-4-2"):
+        found(engine, CLUSTER, None, "rs-4-2")
 
 
 @pytest.mark.parametrize(("level", "profile"), [("planet", "rs-4-2"), ("device", "rs-0-2"), ("device", "raid5")])

@@ -12,17 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reedbed.common.clock import Deadline
+from reedbed.ec.cut import block_borders
 from reedbed.ec.profiles import Profile
-from reedbed.extents.rebuild import Rebuilt, memory_of, rebuild_extent
+from reedbed.extents.blocks import build_table
+from reedbed.extents.rebuild import Rebuilt, bytes_to_write, memory_of, rebuild_extent
 from reedbed.protos.types import Extent, Position
 
 
-async def at_once(_: int) -> None:
-    """A pace without pauses."""
-
-
 async def rebuild(twin: Any, extent: Extent, positions: list[int], seconds: float = 10.0) -> Rebuilt:
-    return await rebuild_extent(twin, extent, positions, Deadline(seconds), at_once)
+    return await rebuild_extent(twin, extent, positions, Deadline(seconds))
 
 
 def shards_of(twin: Any, extent: Extent) -> dict[int, Any]:
@@ -146,19 +144,31 @@ async def test_a_target_that_refuses_is_told_and_the_others_get_theirs(
     assert [ack.position for ack in result.acks] == [1]
 
 
-async def test_the_pace_is_kept_and_memory_is_told(
-    make_twin: Callable[..., Any], some_bytes: Callable[[int], bytes]
+def test_what_a_task_writes_and_holds() -> None:
+    lengths = (1 << 18,) * 4
+    assert bytes_to_write(lengths, [0, 4]) == 2 << 18
+    assert bytes_to_write((100, 0, 0, 0), [1, 0, 5]) == 200
+    assert memory_of(lengths, 2) == 6 << 18
+
+
+@pytest.mark.parametrize("at", [0, 40_000])
+async def test_computed_data_that_does_not_match_its_table_is_not_put(
+    make_twin: Callable[..., Any], some_bytes: Callable[[int], bytes], at: int
 ) -> None:
+    """A parity shard that is wrong and fits its own table: what follows from it is told by the table of the data."""
     twin = make_twin(Profile(4, 2), 6)
-    extent = await twin.write(some_bytes(1 << 20))
-    paid = []
-
-    async def pace(size: int) -> None:
-        paid.append(size)
-
-    await rebuild_extent(twin, extent, [0, 4], Deadline(5), pace)
-    assert paid == [2 << 18]
-    assert memory_of(extent.lengths, 2) == 6 << 18
+    extent = await twin.write(some_bytes(200_000))
+    number, parity = shards_of(twin, extent)[5]
+    wrong = bytearray(parity.data)
+    wrong[at] ^= 1
+    twin.devices[number].shards[extent.id, 5] = replace(
+        parity, data=bytes(wrong), table=build_table(extent.id, 5, (bytes(wrong),), block_borders(len(wrong)))
+    )
+    for position in (0, 4):
+        twin.devices[shards_of(twin, extent)[position][0]].shards.pop((extent.id, position))
+    result = await rebuild(twin, replace(extent, present=extent.present & ~0b010001), [0, 4])
+    assert "does not match its table" in result.error
+    assert not result.acks
 
 
 async def test_a_small_extent_has_nothing_to_put_at_empty_positions(

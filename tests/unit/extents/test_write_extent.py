@@ -10,7 +10,7 @@ import pytest
 
 from reedbed.common.checksums import block_sum
 from reedbed.common.clock import Deadline
-from reedbed.common.errors import Corrupt, DeadlineExceeded, InvalidArgument, Unavailable
+from reedbed.common.errors import Corrupt, DeadlineExceeded, InvalidArgument, ReedbedError, Unavailable
 from reedbed.common.ids import Id
 from reedbed.ec.codec import codec_for
 from reedbed.ec.profiles import Profile
@@ -221,6 +221,38 @@ async def test_a_laggard_that_is_called_down_is_not_waited_for(make_twin, some_b
     asked = twin.devices[3].served["shard.put"]
     await twin.write(data)
     assert twin.devices[3].served["shard.put"] == asked
+
+
+async def test_an_answer_that_comes_while_the_map_is_asked_for_counts(make_twin, some_bytes, monkeypatch):
+    monkeypatch.setattr(sending_module, "LAG_FLOOR_S", 0.001)
+    twin, data = make_twin(), some_bytes(300_000)
+    gates = {number: asyncio.Event() for number in (3, 4)}
+    for number, gate in gates.items():
+        twin.devices[number].gate = gate
+
+    async def refresh(newer_than, deadline):
+        gates[3].set()
+        for _ in range(20):  # until its answer is there
+            await asyncio.sleep(0)
+        twin.set_state(4, "down")
+        return twin.map
+
+    twin.refresh = refresh
+    extent = await twin.write(data, seconds=None)
+    assert {ack.device for ack in extent.acks} == {1, 2, 3, 5, 6}
+    assert twin.metrics.get("writes.replaced") == 0
+
+
+async def test_a_device_that_fails_without_a_name_is_avoided(make_twin, some_bytes):
+    twin = make_twin(devices=8, pgs=20)
+
+    def fail() -> None:
+        raise ReedbedError("the daemon failed at this call")
+
+    twin.devices[3].on_put = fail
+    for _ in range(30):
+        extent = await twin.write(some_bytes(300_000))
+        assert 3 not in {ack.device for ack in extent.acks}
 
 
 async def test_the_deadline(make_twin, some_bytes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from reedbed.common.clock import Deadline, ManualClock
 from reedbed.common.errors import (
     AlreadyExists,
     DamagedShard,
+    DiskFull,
     InvalidArgument,
     PreconditionFailed,
     ReedbedError,
@@ -23,7 +25,8 @@ from reedbed.common.errors import (
 from reedbed.common.ids import Id
 from reedbed.protos import catalog_pb2, methods
 from reedbed.storaged.agent import TWICE_S, Agent
-from reedbed.storaged.calls import PutShard
+from reedbed.storaged.calls import PutShard, Removal
+from reedbed.storaged.entries import Position
 from reedbed.storaged.identity import clean_folder
 from reedbed.storaged.process import registered
 from reedbed.storaged.settings import StoragedSettings
@@ -179,6 +182,47 @@ async def test_orders_are_carried_out_and_reported_until_heard(store: ShardStore
     assert list(catalog.heard[-1].devices[0].done) == []
 
 
+async def test_an_order_that_cannot_be_judged_is_not_reported(
+    store: ShardStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, _ = agent_of(catalog := Catalog(), store)
+    await agent.register("127.0.0.1:1")
+    catalog.orders = [
+        catalog_pb2.RemoveOrder(number=number, device=7, extent=EXTENT, index=number, pg=1, generation=1)
+        for number in (9, 10)
+    ]
+
+    def begin_remove(orders: object, term: int) -> Future[list[Removal]]:
+        done: Future[list[Removal]] = Future()
+        done.set_result([Removal.UNREADABLE, Removal.UNKNOWN])
+        return done
+
+    monkeypatch.setattr(store, "begin_remove", begin_remove)
+    await agent.beat()
+    catalog.orders = []
+    await agent.beat()
+    assert list(catalog.heard[-1].devices[0].done) == [10]
+
+
+async def test_what_is_told_of_damage_is_durable(store: ShardStore) -> None:
+    agent, _ = agent_of(catalog := Catalog(), store)
+    put_one(store)
+    await agent.register("127.0.0.1:1")
+    store._damage.shard(EXTENT, 0, 0, Position(1, 40))
+    await agent.beat()
+    assert [lost.extent for lost in catalog.heard[-1].devices[0].lost] == [EXTENT]
+    assert (store.folder / "damage").exists()
+    store._damage.shard(Id(b"f" * 16), 0, 0, Position(1, 40))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "note_damage", failing)
+        await agent.beat()
+    assert not catalog.heard[-1].devices[0].lost, "not told while it may be forgotten"
+
+
+def failing() -> None:
+    raise DiskFull("no room")
+
+
 async def test_an_order_for_another_device_is_left_alone(store: ShardStore) -> None:
     agent, _ = agent_of(catalog := Catalog(), store)
     put_one(store)
@@ -249,6 +293,27 @@ async def test_a_device_that_registered_elsewhere_meanwhile_ends_by_that_name(st
         with pytest.raises(AlreadyExists):
             await agent.run(asyncio.Event())
     assert catalog.refused == TWICE_S + 1
+
+
+async def test_only_what_lasts_counts_as_registered_elsewhere(store: ShardStore) -> None:
+    """Once refused, then for long nobody there, then refused again."""
+    agent, _ = agent_of(catalog := Catalog(), store)
+    await agent.register("127.0.0.1:1")
+    agent._interval = 0.001
+    stop = asyncio.Event()
+    answers: list[ReedbedError] = [AlreadyExists("twice"), Unavailable("nobody"), AlreadyExists("twice")]
+
+    async def call(method: str, header: bytes, deadline: Deadline) -> Reply:
+        catalog.clock.advance(TWICE_S)
+        if len(answers) == 1:
+            stop.set()
+        raise answers.pop(0)
+
+    agent._caller = type("Caller", (), {"call": staticmethod(call)})()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reedbed.storaged.agent.RETRY_MAX_S", 0.001)
+        await agent.run(stop)
+    assert not answers
 
 
 async def test_a_device_that_stays_registered_twice_is_given_up_by_that_name(store: ShardStore) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from reedbed.common.errors import InvalidArgument, Unavailable, UnknownShard
 from reedbed.storaged import identity
+from reedbed.storaged.disk import RealDisk
 from reedbed.storaged.disk_twin import MemoryDisk
 from tests.unit.storaged.conftest import extent, open_store, shard
 
@@ -26,10 +27,15 @@ def filled(disk: MemoryDisk | Path) -> None:
 def test_a_cleaned_device_holds_nothing_and_is_a_new_incarnation(disk: MemoryDisk, tmp_path: Path, real: bool) -> None:
     where: MemoryDisk | Path = tmp_path / "device" if real else disk
     filled(where)
+    before = identity.load(RealDisk(where) if isinstance(where, Path) else where)
     if isinstance(where, Path):
         identity.clean_folder(where, 2)
     else:
         identity.clean(where, 2)
+    after = identity.load(RealDisk(where) if isinstance(where, Path) else where)
+    assert before is not None
+    assert after is not None
+    assert before.salt != after.salt, "no record that some block still holds is taken for one of this incarnation"
     store = open_store(where)
     assert (store.incarnation, store.status().shards, store.term, store.generation(1)) == (2, 0, 4, 7)
     with pytest.raises(UnknownShard):

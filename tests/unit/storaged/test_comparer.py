@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -200,6 +201,43 @@ async def test_a_comparison_that_failed_stays_due(store: ShardStore) -> None:
     with pytest.raises(Unavailable):
         await worker.step(device)
     catalog.down = False
+    assert await worker.step(device)
+
+
+async def test_a_store_that_is_closed_while_it_is_compared_ends_nothing(store: ShardStore) -> None:
+    """As when the device is cleaned."""
+    catalog = Catalog()
+    device = OneDevice(store)
+    store.unclean = True
+    worker = Comparer(lambda: [device], catalog.ask)
+    stop = asyncio.Event()
+    store.close()
+    running = asyncio.create_task(worker.run(stop))
+    while not worker.status(device.number).error:  # noqa: ASYNC110 - a status tells nobody
+        await asyncio.sleep(0.001)
+    stop.set()
+    await running
+
+
+async def test_a_comparison_ends_when_the_process_does(store: ShardStore) -> None:
+    catalog = Catalog()
+    put(store, *range(1, 40))
+    device = OneDevice(store)
+    worker = Comparer(lambda: [device], catalog.ask)
+    stop = asyncio.Event()
+    stop.set()
+    await worker.run(stop)
+    with pytest.raises(Unavailable, match="stopping"):
+        await worker.compare(device)
+
+
+async def test_a_device_that_forgot_damage_is_not_compared(store: ShardStore) -> None:
+    device = OneDevice(store)
+    store.unclean = True
+    worker = Comparer(lambda: [device], Catalog().ask)
+    store._damage.overflowed = True
+    assert not await worker.step(device)
+    store._damage.overflowed = False
     assert await worker.step(device)
 
 

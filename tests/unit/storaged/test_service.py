@@ -396,6 +396,24 @@ async def test_a_cancelled_read_keeps_its_room_until_its_thread_has_ended(world:
     assert (await world.read(read_of(1, 0, 3)))[1] == DATA[:3]
 
 
+async def test_a_read_waits_for_the_room_of_others(world: World) -> None:
+    await world.put(1, DATA)
+    world.service._room = ReadRoom(len(DATA))
+    message = storage_pb2.ReadShardsRequest(reads=[read_of(1, 0, len(DATA))])
+    request = Request(methods.READ_SHARDS, message.SerializeToString(), (), Deadline(20.0), 3, 5)
+    first = await world.service.handle(request)
+    second = asyncio.create_task(world.service.handle(request))
+    for _ in range(100):
+        await asyncio.sleep(0.001)
+    assert not second.done(), "the first answer has not left yet"
+    assert first.done is not None
+    first.done()
+    answer = await second
+    assert answer.done is not None
+    answer.done()
+    assert world.service._room.held == 0
+
+
 async def test_reads_give_their_room_back(world: World) -> None:
     await world.put(1, DATA)
     world.service._room = ReadRoom(len(DATA))  # room for one at a time
