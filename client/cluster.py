@@ -39,7 +39,7 @@ class IdBlocks:
         self._clock = clock
         self._block: IdBlock | None = None
         self._good_until = 0.0
-        self._flight: SingleFlight[None] = SingleFlight("leasing ids", self._lease)
+        self._flight: SingleFlight[None] = SingleFlight("leasing ids", self._lease, link.endpoint)
 
     async def take(self, deadline: Deadline) -> Id:
         """An id that nobody else has. Raises what the catalog does."""
@@ -77,7 +77,7 @@ class ClusterClient:
         self._map: ClusterMap | None = None
         self._log_position = (0, 0)
         self._profiles: set[tuple[int, int]] = set()  # that the map has PGs for
-        self._flight: SingleFlight[None] = SingleFlight("asking for the cluster map", self._fetch)
+        self._flight: SingleFlight[None] = SingleFlight("asking for the cluster map", self._fetch, link.endpoint)
         link.on_newer_epoch = self._newer_epoch
 
     @property

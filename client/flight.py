@@ -18,8 +18,10 @@ class SingleFlight(Generic[T]):
     The run goes on when the one who began it leaves, so its own bound must be within `work`.
     """
 
-    def __init__(self, what: str, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+    def __init__(self, what: str, work: Callable[[], Coroutine[Any, Any, T]], where: str = "") -> None:
+        """`where`: whom the work asks, for errors."""
         self._what = what
+        self._where = where
         self._work = work
         self._task: asyncio.Task[T] | None = None
 
@@ -36,7 +38,8 @@ class SingleFlight(Generic[T]):
             self._task = task
         done, _ = await asyncio.wait([task], timeout=deadline.left())
         if not done:
-            raise DeadlineExceeded(f"{self._what} took too long")
+            hint = "Check that the daemon runs, and the address" if self._where else ""
+            raise DeadlineExceeded(f"{self._what} took too long", where=self._where, hint=hint)
         if task.cancelled():
             raise Unavailable(f"{self._what} was given up", hint="The store was closed", retryable=False)
         return task.result()
