@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +53,37 @@ def test_isal_is_found_in_the_wheel() -> None:
     assert isinstance(codec_for(RS_4_2), IsalCodec)
     assert codec_for(RS_4_2) is codec_for(RS_4_2, native=True)
     assert isinstance(codec_for(RS_4_2, native=False), PyeclibCodec)
+
+
+def test_isal_computes_without_the_interpreters_lock() -> None:
+    """Another thread runs while a call is under way: with the lock held it would only ever run between two calls."""
+    codec = codec_for(Profile(8, 8), native=True)
+    data = [bytes(4 * MIB) for _ in range(8)]
+    parity = [bytearray(4 * MIB) for _ in range(8)]
+    codec.encode(data, parity)  # its tables are there from now on
+    inside = seen = False
+
+    def encode_until_seen() -> None:
+        nonlocal inside
+        for _ in range(200):
+            inside = True
+            codec.encode(data, parity)
+            inside = False
+            if seen:
+                return
+
+    thread = threading.Thread(target=encode_until_seen)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(3600)  # nobody who holds the lock is asked to give it up
+    try:
+        thread.start()
+        while thread.is_alive():
+            seen = seen or inside
+            thread.join(0.0001)
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+    assert seen
 
 
 def test_without_isal_pyeclib_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -394,6 +395,25 @@ async def test_a_cancelled_read_keeps_its_room_until_its_thread_has_ended(world:
     slow.go.set()
     await until(lambda: world.service._room.held == 0)
     assert (await world.read(read_of(1, 0, 3)))[1] == DATA[:3]
+
+
+async def test_the_loop_goes_on_while_the_disk_works(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.put(1, DATA)
+    go = threading.Event()
+    sync = os.fdatasync
+
+    def slow(file: int) -> None:
+        assert go.wait(20)
+        sync(file)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    put = asyncio.create_task(world.put(2, DATA))
+    for _ in range(20):
+        assert (await world.read(read_of(1, 0, 3)))[1] == DATA[:3]
+    assert len((await world.list()).shards) == 1
+    assert not put.done()
+    go.set()
+    await put
 
 
 async def test_a_read_waits_for_the_room_of_others(world: World) -> None:

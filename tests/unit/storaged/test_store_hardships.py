@@ -117,6 +117,22 @@ def test_a_shard_that_cannot_be_compared_is_not_replaced(opened: Opener, disk: M
     assert store.put(shard(1, random.Random(1).randbytes(300))).result(5) is False
 
 
+def test_a_file_system_without_holes_only_keeps_the_room(opened: Opener, disk: MemoryDisk) -> None:
+    disk.can_punch = False
+    store = opened(segment_bytes=1000)
+    made = put(store, 1, 2, 3, 4, 5)
+    store.remove([RemoveOrder(extent(number), 0, 1, 1) for number in (1, 2)], 1)
+    assert store.checkpoint()
+    assert store.metrics.get("store.holes") == 0
+    store.remove([], 1)
+    assert store.checkpoint()
+    assert segment_name(1) not in disk.all_names(), "room comes back with the segment"
+    store.close()
+    again = opened()
+    assert [info.extent for info in again.list()] == [extent(number) for number in (3, 4, 5)]
+    assert again.read(extent(4), 0, 0, 300).data == made[4]
+
+
 def test_no_room_even_for_the_name_of_the_reserve_fails_nothing(opened: Opener, disk: MemoryDisk) -> None:
     disk.fail = failing(errno.ENOSPC, "open", "reserve")
     store = opened()
