@@ -20,6 +20,9 @@ class Leases(Protocol):
     def id_time_ms(self) -> int:
         """Milliseconds of the id clock now: not below those of any id that was leased."""
 
+    def shown_before(self, seconds: float) -> int:
+        """The highest `id_time_ms` that was certainly at least `seconds` ago; 0 if none is."""
+
     def term(self) -> int: ...
 
 

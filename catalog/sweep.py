@@ -40,6 +40,6 @@ def step(edit: Edit, retention: Retention, uploads_after: Id | None = None, limi
         chunks += slices.take_apart(edit, list_id, most - chunks)
         if chunks >= most:
             break
-    after = uploads.end_idle(edit, int(UPLOAD_IDLE_S * 1000), uploads_after, limit)
+    after = uploads.end_idle(edit, UPLOAD_IDLE_S, uploads_after, limit)
     busy = forgotten == limit or trimmed == limit or chunks >= most or after is not None
     return Swept(forgotten, trimmed, chunks, after, busy)

@@ -17,6 +17,7 @@ class ManualLeases:
         self.time_ms = 1_000_000
         self.horizon_id = NO_ID
         self.term_now = 1
+        self.leapt_ms = 0  # of the last move of the clock, for which no time went by
         self._counter = 0
 
     def horizon(self) -> Id:
@@ -24,6 +25,9 @@ class ManualLeases:
 
     def id_time_ms(self) -> int:
         return self.time_ms
+
+    def shown_before(self, seconds: float) -> int:
+        return max(0, self.time_ms - self.leapt_ms - round(seconds * 1000))
 
     def term(self) -> int:
         return self.term_now

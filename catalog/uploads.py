@@ -128,19 +128,20 @@ def page(reader: Reader, bucket: Bucket, after: bytes, limit: int) -> catalog_pb
     return reply
 
 
-def end_idle(edit: Edit, idle_ms: int, after: Id | None, limit: int) -> Id | None:
-    """Look at up to `limit` uploads after that id and end those without progress for `idle_ms` of the id clock.
+def end_idle(edit: Edit, idle_s: float, after: Id | None, limit: int) -> Id | None:
+    """Look at up to `limit` uploads after that id and end those without progress for `idle_s`.
 
+    Only time in which a catalog ran counts: neither an outage nor a leap of the wall clock ends an upload.
     Returns the id to go on after, None when all were seen.
     """
-    now = edit.needs.leases.id_time_ms()
+    before = edit.needs.leases.shown_before(idle_s)
     start = keys.UPLOADS if after is None else keys.upload(after) + b"\x00"
     last = after
     for seen, (key, data) in enumerate(edit.writer.scan(start, keys.after(keys.UPLOADS))):
         if seen == limit:
             return last
         last = keys.last_id(key)
-        if now - records.UPLOAD.decode(data, key).touched_ms >= idle_ms:
+        if records.UPLOAD.decode(data, key).touched_ms <= before:
             abort(edit, last)
     return None
 

@@ -28,6 +28,7 @@ from reedbed.protos.types import ClusterMap, Device
 from reedbed.transport.lane import Reply
 
 _SHARED_CALL_S: Final = 30.0  # bound of a call that several operations wait for, each with its own deadline
+_RENEW_PAUSE_S: Final = 1.0  # after a renewal that brought nothing, or failed
 _LEASE_PART: Final = 0.8  # of the time that a block is good for; the rest is for the commit to arrive
 
 
@@ -77,6 +78,9 @@ class ClusterClient:
         self._map: ClusterMap | None = None
         self._log_position = (0, 0)
         self._profiles: set[tuple[int, int]] = set()  # that the map has PGs for
+        self._newest_epoch = 0  # that anybody told of
+        self._renewing = False
+        self._renew_after = 0.0
         self._flight: SingleFlight[None] = SingleFlight("asking for the cluster map", self._fetch, link.endpoint)
         link.on_newer_epoch = self._newer_epoch
 
@@ -150,18 +154,26 @@ class ClusterClient:
         await self._flight.close()
 
     def _newer_epoch(self, epoch: int) -> None:
-        # before first use there is no map to renew
-        if self._map is not None and not self._flight.running and not self._background.closed:
-            self._background.start(self._renew(epoch), "renewing the cluster map")
+        self._newest_epoch = max(self._newest_epoch, epoch)
+        if self._map is None or self._renewing or self._background.closed:
+            return  # before first use there is no map to renew
+        if self.clock.monotonic() >= self._renew_after:
+            self._renewing = True
+            self._background.start(self._renew(), "renewing the cluster map")
 
-    async def _renew(self, epoch: int) -> None:
+    async def _renew(self) -> None:
         deadline = Deadline(_SHARED_CALL_S, self.clock)
-        if self._map is None or self._map.epoch < epoch:
-            try:
-                await self._flight.join(deadline)
-            except ReedbedError:
-                # whoever needs the map asks again and gets the error; here nobody waits
-                self.metrics.add("map.renewals_failed")
+        try:
+            for _ in range(2):  # the first may join a call that was answered before the change
+                if self.map.epoch < self._newest_epoch:
+                    await self._flight.join(deadline)
+        except ReedbedError:
+            # whoever needs the map asks again and gets the error; here nobody waits
+            self.metrics.add("map.renewals_failed")
+        finally:
+            self._renewing = False
+            if self.map.epoch < self._newest_epoch:
+                self._renew_after = self.clock.monotonic() + _RENEW_PAUSE_S
 
     async def _fetch(self) -> None:
         deadline = Deadline(_SHARED_CALL_S, self.clock)

@@ -54,7 +54,6 @@ class CatalogLink:
         self.term = 0
         self.on_newer_epoch: Callable[[int], None] = lambda epoch: None
         self._rng = rng
-        self._known_epoch = 0
 
     async def call(
         self,
@@ -95,16 +94,15 @@ class CatalogLink:
                 raise last  # says more than that the time is up
 
     def saw(self, epoch: int, term: int) -> None:
-        """What an answer of any daemon tells of the cluster's newest state."""
+        """What an answer of any daemon tells of the cluster's newest state. `on_newer_epoch` is told until the map is
+        as new: a renewal may fail."""
         self.term = max(self.term, term)
-        if epoch > self._known_epoch:
-            self._known_epoch = epoch
+        if epoch > self.epoch:
             self.on_newer_epoch(epoch)
 
     def has_map(self, epoch: int) -> None:
         """The epoch that calls carry from now on."""
         self.epoch = epoch
-        self._known_epoch = max(self._known_epoch, epoch)
 
     def _worth_it(
         self, error: ReedbedError, lost: bool, effect: Effect, began: float, deadline: Deadline, pause: float

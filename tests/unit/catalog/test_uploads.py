@@ -179,6 +179,17 @@ def test_idle_uploads_end_by_the_id_clock_in_bounded_steps(world: World) -> None
     assert world.problems() == []
 
 
+def test_no_upload_ends_by_a_leap_of_the_id_clock(world: World) -> None:
+    """As at a start of the catalog after an outage, or after the wall clock was set ahead."""
+    upload_id = begin(world)
+    world.leases.time_ms += 2 * int(UPLOAD_IDLE_S * 1000)
+    world.leases.leapt_ms = 2 * int(UPLOAD_IDLE_S * 1000)
+    world.change(lambda edit: sweep.step(edit, sweep.Retention()))
+    bucket = world.look(lambda reader: buckets.get(reader, "data"))
+    listed = world.look(lambda reader: uploads.page(reader, bucket, b"", 9)).uploads
+    assert [upload.id for upload in listed] == [upload_id]
+
+
 def test_uploads_are_listed_in_pages(world: World) -> None:
     made = [begin(world, b"k%d" % number) for number in range(5)]
     begin(world, bucket="kept")

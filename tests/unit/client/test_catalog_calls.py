@@ -166,6 +166,31 @@ async def test_a_newer_epoch_renews_the_map(store: AsyncStore, cluster: Any, unt
     assert cluster.calls[methods.GET_MAP] <= asked + 2  # one for all, and one for those that came while it ran
 
 
+async def test_a_failed_renewal_of_the_map_is_tried_again(
+    cluster: Any, core_of: Callable[..., Core], until: Any
+) -> None:
+    """No epoch is told of only once; and while no answer comes, the catalog is not asked without a pause."""
+    clock = ManualClock()
+    async with AsyncStore(core_of(cluster, clock, timeout=None)) as store:
+        await store.create_bucket("data")
+        await store.put("data", "k", b"1")
+        core = store._core
+        cluster.map = replace(cluster.map, epoch=cluster.map.epoch + 1)
+        core.cluster._flight._work = _refused
+        await store.stat("data", "k")
+        await until(lambda: core.metrics.get("map.renewals_failed") == 1)
+        await store.stat("data", "k")
+        assert core.metrics.get("map.renewals_failed") == 1
+        core.cluster._flight._work = core.cluster._fetch
+        clock.advance(1.1)
+        await store.stat("data", "k")
+        await until(lambda: core.cluster.map.epoch == cluster.map.epoch)
+
+
+async def _refused() -> None:
+    raise Unavailable("no map")
+
+
 async def test_a_replaced_catalog_is_left(cluster: Any, core_of: Callable[..., Core]) -> None:
     async with AsyncStore(core_of(cluster, timeout=0.3)) as store:
         await store.create_bucket("data")
