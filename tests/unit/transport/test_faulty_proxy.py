@@ -13,7 +13,7 @@ from reedbed_faults.proxy import FaultyProxy, ProxyThread
 from reedbed.common.clock import Deadline
 from reedbed.common.errors import DeadlineExceeded, ReedbedError, Unavailable
 from reedbed.common.limits import KIB
-from reedbed.transport import ends
+from reedbed.transport import ends, grpc_client, grpc_server
 from reedbed.transport.grpc_client import GrpcConnector
 from reedbed.transport.grpc_server import GrpcServer
 
@@ -72,6 +72,30 @@ async def test_a_black_hole_ends_by_the_deadline(port: int) -> None:
         proxy.blackhole = False
         assert (await lane.call("echo", b"late", deadline=Deadline(10))).header == b"late"
         await lane.close()
+
+
+async def test_both_ends_notice_a_black_hole(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a deadline, only keepalive ends the lane. With gRPC's own bound of a minute for a ping, this fails."""
+    options = {"grpc.keepalive_time_ms": 300}
+    options |= dict.fromkeys(("grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms"), 300)
+    for module, name in ((grpc_client, "CLIENT_OPTIONS"), (grpc_server, "SERVER_OPTIONS")):
+        usual: list[tuple[str, Any]] = getattr(module, name)
+        monkeypatch.setattr(module, name, [(option, options.get(option, value)) for option, value in usual])
+    server = GrpcServer(service)
+    port = await server.start()
+    try:
+        async with FaultyProxy(("127.0.0.1", port)) as proxy:
+            lane = await opened(proxy.address)
+            call = asyncio.ensure_future(lane.call("wait", b"", deadline=Deadline(None)))
+            await service.started.acquire()
+            proxy.blackhole = True
+            async with asyncio.timeout(20):
+                with pytest.raises(Unavailable):
+                    await call
+                await service.cancelled.acquire()
+            assert lane.broken
+    finally:
+        await server.stop()
 
 
 async def test_a_lane_that_has_fallen_silent_is_left(port: int, service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
