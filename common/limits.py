@@ -32,6 +32,7 @@ HEADER_MAX: Final = 4 * MIB  # of one call
 PAYLOAD_MAX: Final = 64 * MIB  # of one call, each way
 WINDOW: Final = 64 * MIB  # byte credits of a lane, each way; a call's payload is admitted whole
 MESSAGE_MAX: Final = 8 * MIB  # of one gRPC message
+FRAMES_MAX: Final = 16 * KIB  # of one message
 CALLS_MAX: Final = 1024  # calls under way in one lane
 LANES_MAX: Final = 4096  # lanes that one daemon serves
 LANES_OF_DAEMONS: Final = 512  # of them, kept free for other daemons when clients are many

@@ -24,6 +24,7 @@ from reedbed.transport.mux_server import Budget, ServerCall, ServerMux, Start
 log = logs.get("transport")
 
 SILENT_S: Final = 2.0  # a lane that says nothing for so long, although asked, is left when a call's time is up
+STALLED_S: Final = 30.0  # a client that takes no answers for so long, and asks for more, is left
 _CREDIT_DELAY_S: Final = 0.005  # a little owed credit waits so long for a message to travel in
 
 
@@ -47,6 +48,7 @@ class _Pump:
         self._wire = wire
         self._loop = asyncio.get_running_loop()
         self._something = asyncio.Event()
+        self._progress = asyncio.Event()
         self._lazy: asyncio.TimerHandle | None = None
         self._finishing = False
 
@@ -82,6 +84,12 @@ class _Pump:
         while (data := await self._wire.read()) is not None:
             receive(data)
             self.wake()
+            while self._mux.congested:
+                self._progress.clear()
+                try:
+                    await asyncio.wait_for(self._progress.wait(), STALLED_S)
+                except TimeoutError:
+                    raise Unavailable("the other end takes no answers") from None
 
     async def _write(self) -> None:
         while True:
@@ -92,6 +100,7 @@ class _Pump:
                 self._lazy = None
             while batch := self._mux.next_batch():
                 await self._wire.write(encode(batch))
+                self._progress.set()
             if self._finishing and not self._mux.busy:
                 return
 

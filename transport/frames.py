@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 
 from reedbed.common.checksums import Buffer, crc32c
 from reedbed.common.errors import Corrupt, ReedbedError
+from reedbed.common.limits import FRAMES_MAX
 from reedbed.protos import lane_pb2
 from reedbed.protos.convert import error_from_message, error_to_message
 from reedbed.transport.sums import SUM_BYTES, check_seal, seal
@@ -111,7 +112,10 @@ def decode(data: bytes) -> list[Frame]:
         if len(data) >= _LARGE:
             return _decode_large(data)
         check_seal(data)
-        return [_from_message(message) for message in lane_pb2.Batch.FromString(data).frames]
+        messages = lane_pb2.Batch.FromString(data).frames
+        if len(messages) > FRAMES_MAX:
+            raise _too_many()
+        return [_from_message(message) for message in messages]
     except (DecodeError, UnicodeDecodeError):
         raise _no_batch(data) from None
 
@@ -150,6 +154,8 @@ def _decode_large(data: bytes) -> list[Frame]:
         if payload is not None and payload[1] - payload[0] >= _LARGE:
             holes.append(payload)
         found.append((at, stop, payload))
+        if len(found) > FRAMES_MAX:
+            raise _too_many()
         at = stop
     check_seal(data, holes)
     return [_decode_frame(data, view, *where) for where in found]
@@ -193,6 +199,10 @@ def _decode_frame(data: bytes, view: memoryview, start: int, end: int, payload: 
 
 def _no_batch(data: bytes) -> Corrupt:
     return Corrupt(f"{len(data)} bytes that are no batch of frames", retryable=True)
+
+
+def _too_many() -> Corrupt:
+    return Corrupt(f"a batch of more than {FRAMES_MAX} frames")
 
 
 def _varint(value: int) -> bytes:

@@ -69,6 +69,11 @@ class End:
         """There is credit to give back; if nothing else is sent for a while, send that alone."""
         return self.account.owed > 0
 
+    @property
+    def congested(self) -> bool:
+        """So much waits for the other end to take it that no more should be taken from it."""
+        return False
+
     def next_batch(self) -> list[Frame]:
         """The frames of the next message, none if nothing waits. Owed credit travels along."""
         batch = self.outbox.next_batch()

@@ -9,13 +9,15 @@ from typing import Final, Literal
 from reedbed.common.checksums import Buffer
 from reedbed.common.clock import Clock, Deadline
 from reedbed.common.errors import Corrupt, InvalidArgument, ReedbedError, ResourceExhausted, Unavailable, rebuild
-from reedbed.common.limits import CALLS_MAX, HEADER_MAX, KIB, PAYLOAD_MAX, WINDOW
+from reedbed.common.limits import CALLS_MAX, HEADER_MAX, KIB, MESSAGE_MAX, PAYLOAD_MAX, WINDOW
 from reedbed.transport import frames
 from reedbed.transport.frames import Frame
 from reedbed.transport.lane import Request, Response
 from reedbed.transport.mux import METHOD_MAX, End, size_of
 from reedbed.transport.outbox import Outgoing, pieces
 
+_BACKLOG_MAX: Final = 2 * MESSAGE_MAX  # bytes of answers' heads that wait for the client to take them
+_SHARE: Final = 2  # one part in so many of the budget may be in answers that one lane's client does not take
 _ERROR_TEXT_MAX: Final = 4 * KIB  # characters of each text of an error
 
 
@@ -93,6 +95,13 @@ class ServerMux(End):
         self._budget = budget or Budget(1 << 62)
         self._draining = False
         self._calls: dict[int, ServerCall] = {}
+        self._replying = 0  # cost of the answers on their way
+
+    @property
+    def congested(self) -> bool:
+        # only what needs no credit: credit is given back by what would then not be read
+        count, heads = self.outbox.backlog
+        return count > 2 * self._max_calls or heads > _BACKLOG_MAX
 
     @property
     def busy(self) -> int:
@@ -148,6 +157,7 @@ class ServerMux(End):
         call.done = response.done
         call.cost = len(response.header) + length
         self._budget.take(call.cost)
+        self._replying += call.cost
         self._calls[call.id] = call
         call.outgoing = Outgoing(head, parts, length, done=lambda: self._left(call))
         self.outbox.send(call.outgoing)
@@ -182,6 +192,8 @@ class ServerMux(End):
             refusal = Unavailable("the daemon is stopping")
         elif len(self._calls) >= self._max_calls:
             refusal = ResourceExhausted(f"{self._max_calls} calls are under way", hint="Try again a little later")
+        elif self._replying > self._budget.total // _SHARE:
+            refusal = ResourceExhausted("answers are asked for faster than taken", hint="Try again a little later")
         elif not self._budget.try_take(cost):
             refusal = ResourceExhausted("the daemon's memory for calls is used up", hint="Try again a little later")
         if refusal is not None:
@@ -227,6 +239,7 @@ class ServerMux(End):
             del self._calls[call.id]
             call.outgoing = None  # which knows the call: a cycle would keep all payloads until Python looks for such
             self._budget.give(call.cost)
+            self._replying -= call.cost
             if call.done is not None:
                 call.done()
 
@@ -234,6 +247,7 @@ class ServerMux(End):
         del self._calls[call.id]
         self._budget.give(call.cost)
         if call.state == "replying":
+            self._replying -= call.cost
             if call.outgoing is not None:
                 self.outbox.drop(call.outgoing)
                 call.outgoing = None

@@ -19,7 +19,7 @@ from typing import Final
 from reedbed.common.checksums import Buffer
 from reedbed.common.clock import Deadline
 from reedbed.common.errors import Corrupt, InvalidArgument
-from reedbed.common.limits import CHUNK, HEADER_MAX, KIB, MESSAGE_MAX, MIB
+from reedbed.common.limits import CHUNK, FRAMES_MAX, HEADER_MAX, KIB, MESSAGE_MAX, MIB
 from reedbed.transport import frames
 from reedbed.transport.frames import Frame
 
@@ -28,6 +28,7 @@ OVERTAKE_MAX: Final = 4 * MIB
 _RESERVE_PART: Final = 16  # one part of the window in so many is kept for small payloads
 _SMALL_FRAMES_MAX: Final = MESSAGE_MAX - CHUNK - 64 * KIB  # bytes of a message that are not bulk
 _ERROR_SIZE: Final = KIB
+_SMALL_FRAMES: Final = FRAMES_MAX // 2  # of a message
 
 assert HEADER_MAX + SMALL + 4 * KIB < _SMALL_FRAMES_MAX
 
@@ -46,6 +47,15 @@ def pieces(payload: Sequence[Buffer]) -> tuple[list[Buffer], int]:
             found.append(buffer)
             total += len(buffer)
     return found, total
+
+
+def _head_size(item: Frame | Outgoing) -> int:
+    """Bytes of its frame without the payload, at most."""
+    frame = item.head if isinstance(item, Outgoing) else item
+    size = frames.FRAME_OVERHEAD + len(frame.header) + len(frame.method)
+    if frame.error is not None:
+        size += _ERROR_SIZE + 4 * (len(frame.error.what) + len(frame.error.where) + len(frame.error.hint))
+    return size
 
 
 class Outgoing:
@@ -102,6 +112,7 @@ class Outbox:
         self.window = window
         self.credit = window
         self._frames: deque[Frame | Outgoing] = deque()
+        self._heads = 0  # bytes of `_frames` without payload
         self._bulk: deque[Outgoing] = deque()
         self._small_waiters: deque[Outgoing] = deque()
         self._bulk_waiters: deque[Outgoing] = deque()
@@ -117,15 +128,20 @@ class Outbox:
     def pending(self) -> bool:
         return bool(self._frames or self._bulk)
 
+    @property
+    def backlog(self) -> tuple[int, int]:
+        """Frames that only wait for the other end to take them, not for credit: how many, and bytes of their heads."""
+        return len(self._frames), self._heads
+
     def control(self, frame: Frame) -> None:
         """Sends a frame without payload."""
-        self._frames.append(frame)
+        self._push(frame)
 
     def send(self, outgoing: Outgoing) -> None:
         """Sends a call or reply as soon as its payload is admitted."""
         if not outgoing.left:
             outgoing.admitted = True
-            self._frames.append(outgoing)
+            self._push(outgoing)
         else:
             (self._small_waiters if outgoing.left <= SMALL else self._bulk_waiters).append(outgoing)
             self._admit()
@@ -140,6 +156,7 @@ class Outbox:
                 self._bulk.remove(outgoing)
             elif not outgoing.started:
                 self._frames.remove(outgoing)
+                self._heads -= _head_size(outgoing)
         else:
             if outgoing.left > SMALL and self._bulk_waiters[0] is outgoing:
                 self._overtaken = 0
@@ -161,28 +178,28 @@ class Outbox:
                 if isinstance(item, Outgoing):
                     item.release()
             queue.clear()
+        self._heads = 0
 
     def next_batch(self) -> list[Frame]:
         """What goes into the next message: all small frames, and about CHUNK bytes of bulk. Empty if nothing waits."""
         batch: list[Frame] = []
         size = 0
         queue = self._frames
-        while queue:
+        while queue and len(batch) < _SMALL_FRAMES:
             item = queue[0]
-            frame = item.head if isinstance(item, Outgoing) else item
-            size += frames.FRAME_OVERHEAD + len(frame.header) + len(frame.method)
-            if frame.error is not None:
-                size += _ERROR_SIZE + 4 * (len(frame.error.what) + len(frame.error.where) + len(frame.error.hint))
+            head = _head_size(item)
+            size += head
             if isinstance(item, Outgoing) and item.left <= SMALL:
                 size += item.left
             if size > _SMALL_FRAMES_MAX and batch:
                 break
             queue.popleft()
+            self._heads -= head
             if isinstance(item, Outgoing):
                 self._start(item)
-            batch.append(frame)
+            batch.append(item.head if isinstance(item, Outgoing) else item)
         room = CHUNK
-        while self._bulk and room:
+        while self._bulk and room and len(batch) < FRAMES_MAX - 1:  # there may be credit besides
             outgoing = self._bulk.popleft()
             before = outgoing.left
             taken = outgoing.take(room)
@@ -193,6 +210,10 @@ class Outbox:
             elif outgoing.done is not None:
                 outgoing.done()
         return batch
+
+    def _push(self, item: Frame | Outgoing) -> None:
+        self._frames.append(item)
+        self._heads += _head_size(item)
 
     def _start(self, outgoing: Outgoing) -> None:
         """Its first frame leaves."""
@@ -220,7 +241,7 @@ class Outbox:
                 self._overtaken += outgoing.left
             outgoing.admitted = True
             self.credit -= outgoing.left
-            self._frames.append(outgoing)
+            self._push(outgoing)
 
     def _next_line(self) -> deque[Outgoing] | None:
         """The line whose first payload may pass now."""

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reedbed.common.clock import Deadline, ManualClock
-from reedbed.common.errors import Corrupt, NotFound, ReedbedError, Unavailable
-from reedbed.common.limits import CHUNK, KIB, MIB
+from reedbed.common.errors import Corrupt, InvalidArgument, NotFound, ReedbedError, Unavailable
+from reedbed.common.limits import CHUNK, FRAMES_MAX, HEADER_MAX, KIB, MIB
 from reedbed.transport import frames
 from reedbed.transport.frames import Frame, decode, encode
 from reedbed.transport.lane import Reply, Response
-from reedbed.transport.mux import ClientCall, ClientMux, Outcome
+from reedbed.transport.mux import METHOD_MAX, ClientCall, ClientMux, Outcome
 from reedbed.transport.mux_server import Budget, ServerCall, ServerMux, Start
 from reedbed.transport.outbox import OVERTAKE_MAX, SMALL, Outbox, Outgoing
 
@@ -294,6 +294,62 @@ def test_a_client_ends_what_breaks_the_protocol(bad: list[Frame]) -> None:
     client.next_batch()
     with pytest.raises(Corrupt):
         client.receive(decode(b"".join(encode(bad))))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        Frame(frames.REQUEST, 1, "m", b"h" * (HEADER_MAX + 1)),
+        Frame(frames.REQUEST, 1, "m" * (METHOD_MAX + 1)),
+        Frame(frames.REQUEST, 1, "m", payload_length=MIB + 1),
+        Frame(frames.REQUEST, 1, "m", payload_length=1 << 62),
+    ],
+)
+def test_a_server_refuses_requests_over_the_limits(frame: Frame) -> None:
+    """A client of ours refuses them itself; this is for others."""
+    server = ServerMux(lambda: (0, 0), ManualClock(), window=2 * MIB, max_payload=MIB)
+    assert server.receive(decode(b"".join(encode([Frame(frames.OPEN, payload_length=MIB), frame])))) == []
+    [answer] = server.next_batch()
+    assert answer.call == 1
+    assert isinstance(answer.error, InvalidArgument)
+    assert (server.busy, server.account.held) == (0, 0)
+
+
+@pytest.mark.parametrize("method", ["", "m" * 60])
+def test_a_message_of_too_many_frames_is_refused(method: str) -> None:
+    batch = [Frame(frames.REQUEST, 1, method)] * (FRAMES_MAX + 1)
+    with pytest.raises(Corrupt, match="frames"):
+        decode(b"".join(encode(batch)))
+    assert len(decode(b"".join(encode(batch[:-1])))) == FRAMES_MAX
+
+
+def test_no_message_of_ours_has_too_many_frames() -> None:
+    outbox = Outbox(64 * MIB)
+    for call in range(3 * FRAMES_MAX):
+        outbox.control(Frame(frames.CANCEL, call))
+    for call in range(500):
+        outbox.send(_outgoing(call, SMALL + 1))
+    sizes = []
+    while batch := outbox.next_batch():
+        sizes.append(len(batch))
+        decode(b"".join(encode(batch)))
+    assert max(sizes) < FRAMES_MAX
+    assert outbox.backlog == (0, 0)
+
+
+def test_one_lane_cannot_use_up_all_memory_with_answers_that_nobody_takes() -> None:
+    budget = Budget(32 * MIB)
+    lanes = [ServerMux(lambda: (0, 0), ManualClock(), budget=budget) for _ in range(2)]
+    for lane in lanes:
+        lane.receive([Frame(frames.OPEN, payload_length=MIB)])
+    for number in range(100):
+        for event in lanes[0].receive([Frame(frames.REQUEST, number, "m")]):
+            lanes[0].reply(event.call, Response(b"h", [bytes(MIB)]))
+    assert lanes[0].busy == 16
+    assert not lanes[0].congested, "its client could give credit back no more"
+    assert len(lanes[1].receive([Frame(frames.REQUEST, 1, "m")])) == 1
+    lanes[0].close()
+    assert budget.left == budget.total
 
 
 FRAMES = st.builds(
