@@ -15,7 +15,7 @@ from reedbed.catalog.engine import Engine, Reader, Writer
 from reedbed.catalog.extents import Offers
 from reedbed.catalog.needs import Needs
 from reedbed.catalog.operations import slice_rows
-from reedbed.common.errors import InvalidArgument
+from reedbed.common.errors import InvalidArgument, ReedbedError
 from reedbed.common.ids import check_id
 from reedbed.common.limits import COMMIT_OPS_MAX, LOG_WAIT_MAX_S, PAGE_MAX
 from reedbed.protos import catalog_pb2 as pb
@@ -143,10 +143,22 @@ class ObjectService:
         new = slice_rows(list(message.slices))
         given = [convert.extent_from_message(extent) for extent in message.extents]
         judge = self._needs.judge
-        await self._change(
-            lambda now: uploads.register(now, upload_id, message.first, new, Offers(judge, given)), max(1, len(new))
-        )
-        return _response(pb.Empty())
+        refused: list[ReedbedError] = []
+
+        def register(now: edit.Edit) -> None:
+            try:
+                uploads.register(now, upload_id, message.first, new, Offers(judge, given))
+            except ReedbedError as error:
+                refused.append(error)
+                raise
+
+        try:
+            await self._change(register, max(1, len(new)))
+        except ReedbedError:
+            if not refused:
+                raise
+            return _response(pb.RegisterReply(error=convert.error_to_message(refused[-1])))
+        return _response(pb.RegisterReply())
 
     async def abort_upload(self, request: Request) -> Response:
         message = convert.parse(pb.AbortUploadRequest, request.header)

@@ -196,7 +196,9 @@ class Catalog:
             slices=[slice_to_message(slice_) for slice_ in slices],
             extents=[extent_to_message(extent) for extent in extents],
         )
-        await self._link.call(methods.REGISTER, request, catalog_pb2.Empty, deadline, effect="same")
+        reply = await self._link.call(methods.REGISTER, request, catalog_pb2.RegisterReply, deadline, effect="same")
+        if reply.HasField("error"):
+            raise error_from_message(reply.error)
 
     async def abort_upload(self, upload: Id, deadline: Deadline) -> None:
         request = catalog_pb2.AbortUploadRequest(upload=upload)

@@ -358,6 +358,12 @@ class RegisterRequest(_message.Message):
     extents: _containers.RepeatedCompositeFieldContainer[Extent]
     def __init__(self, upload: _Optional[bytes] = ..., first: _Optional[int] = ..., slices: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ..., extents: _Optional[_Iterable[_Union[Extent, _Mapping]]] = ...) -> None: ...
 
+class RegisterReply(_message.Message):
+    __slots__ = ("error",)
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    error: _lane_pb2.Error
+    def __init__(self, error: _Optional[_Union[_lane_pb2.Error, _Mapping]] = ...) -> None: ...
+
 class AbortUploadRequest(_message.Message):
     __slots__ = ("upload",)
     UPLOAD_FIELD_NUMBER: _ClassVar[int]

@@ -184,7 +184,12 @@ async def test_a_tour_of_the_calls(client: Client, world: World) -> None:
     upload = world.leases.take()
     await client(methods.BEGIN_UPLOAD, pb.BeginUploadRequest(id=upload, bucket="data", key=b"k"), pb.Empty)
     part = pb.Slice(extent=extent.id, offset=0, length=10)
-    await client(methods.REGISTER, pb.RegisterRequest(upload=upload, slices=[part], extents=[extent]), pb.Empty)
+    register = pb.RegisterRequest(upload=upload, slices=[part], extents=[extent])
+    world.judge.generation = 0
+    refused = await client(methods.REGISTER, register, pb.RegisterReply)
+    assert refused.error.code == "StaleGeneration"
+    world.judge.generation = 1
+    assert await client(methods.REGISTER, register, pb.RegisterReply) == pb.RegisterReply()
     uploads = await client(methods.LIST_UPLOADS, pb.ListUploadsRequest(bucket="data"), pb.ListUploadsReply)
     assert [(one.id, one.bytes) for one in uploads.uploads] == [(upload, 10)]
     op = world.put_op(b"k", [], size=10, upload=upload)
@@ -250,7 +255,7 @@ async def test_bad_messages_and_too_much_at_once_are_refused(client: Client, eng
         await client(methods.LOOKUP, pb.LookupRequest(targets=[pb.Target()] * 1001), pb.LookupReply)
     register = pb.RegisterRequest(upload=bytes(16), slices=[pb.Slice()] * 4097)
     with pytest.raises(InvalidArgument, match="more than"):
-        await client(methods.REGISTER, register, pb.Empty)
+        await client(methods.REGISTER, register, pb.RegisterReply)
     with pytest.raises((InvalidArgument, LogTrimmed)):
         await client(methods.READ_LOG, pb.ReadLogRequest(after=pb.LogPosition(term=1, seq=9)), pb.ReadLogReply)
     assert engine.redo_position() == 0

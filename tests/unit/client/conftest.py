@@ -325,12 +325,15 @@ class Cluster:
         self.uploads.setdefault(request.id, (request, []))
         return pb.Empty()
 
-    def register(self, request: pb.RegisterRequest) -> pb.Empty:
+    def register(self, request: pb.RegisterRequest) -> pb.RegisterReply:
         slices = self.uploads[request.upload][1]
-        self.admit(request.slices, {extent.id: extent for extent in request.extents})
+        try:
+            self.admit(request.slices, {extent.id: extent for extent in request.extents})
+        except ReedbedError as error:
+            return pb.RegisterReply(error=error_to_message(error))
         assert request.first <= len(slices)
         slices[request.first :] = request.slices
-        return pb.Empty()
+        return pb.RegisterReply()
 
     def abort_upload(self, request: pb.AbortUploadRequest) -> pb.Empty:
         if self.uploads.pop(request.upload, None) is None:

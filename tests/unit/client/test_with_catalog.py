@@ -21,7 +21,15 @@ from reedbed.client.catalog import UploadInfo
 from reedbed.client.core import Core
 from reedbed.client.store import AsyncStore
 from reedbed.common.clock import Deadline
-from reedbed.common.errors import BelowHorizon, InvalidArgument, NotFound, PreconditionFailed, ReedbedError, Unavailable
+from reedbed.common.errors import (
+    BelowHorizon,
+    InvalidArgument,
+    NotFound,
+    PreconditionFailed,
+    ReedbedError,
+    StaleGeneration,
+    Unavailable,
+)
 from reedbed.common.ids import make_block
 from reedbed.common.limits import KIB
 from reedbed.protos import catalog_pb2 as pb
@@ -265,6 +273,28 @@ async def test_a_long_put_outlives_the_horizon_and_can_be_seen_and_aborted(
         with pytest.raises(NotFound):
             await put
         assert not await store.exists("data", "other")
+        assert await store.list_uploads("data") == []
+
+
+async def test_what_the_catalog_decides_of_a_registration_is_not_asked_for_again(
+    world: World, core_of: Callable[..., Core], tiny: None, cluster: Any
+) -> None:
+    """The bytes of a stream are gone: the put fails at once, with the catalog's word, whatever its timeout."""
+    core = core_of(world, timeout=None)
+    core.putter._register_after = 0.0
+    async with AsyncStore(core) as store:
+        await store.create_bucket("data", profile="rs-2-1")
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"a" * 64 * 20
+            await registered(store, 20)
+            world.judge.generation = 0
+            yield b"b" * 64 * 20
+            await asyncio.Event().wait()
+
+        async with asyncio.timeout(20):
+            with pytest.raises(StaleGeneration):
+                await store.put("data", "k", pieces())
         assert await store.list_uploads("data") == []
 
 
