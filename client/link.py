@@ -41,6 +41,15 @@ def _nothing() -> None:
     """Where nobody wants to be told."""
 
 
+def _answer(kind: type[M], reply: Reply) -> M:
+    """The reply's message. One that cannot be read still says that the catalog did something."""
+    try:
+        return parse(kind, reply.header)
+    except ReedbedError as error:
+        error.maybe_applied = True
+        raise
+
+
 class CatalogLink:
     """Calls to one endpoint. Only within the store's event loop."""
 
@@ -76,7 +85,7 @@ class CatalogLink:
         attempt = 0
         while True:
             try:
-                return parse(kind, (await self._once(method, header, deadline)).header)
+                return _answer(kind, await self._once(method, header, deadline))
             except ReedbedError as error:
                 if error.maybe_applied:
                     lost = True

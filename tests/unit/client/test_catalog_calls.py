@@ -74,6 +74,23 @@ async def test_an_answer_that_stays_lost_says_so(cluster: Any, core_of: Callable
         assert lost.value.maybe_applied
 
 
+async def test_an_answer_that_cannot_be_read_leaves_the_outcome_unknown(store: AsyncStore, cluster: Any) -> None:
+    await store.put("data", "k", b"1")
+    serve = cluster.serve
+
+    def garbled(address: str, method: str, header: bytes, payload: bytes) -> tuple[bytes, bytes]:
+        reply, answer = serve(address, method, header, payload)
+        return (b"\xff" * 7 if method in (methods.COMMIT, methods.LOOKUP) else reply), answer
+
+    cluster.serve = garbled
+    with pytest.raises(ReedbedError) as lost:
+        await store.delete("data", "k")
+    assert lost.value.maybe_applied
+    with pytest.raises(ReedbedError) as unread:
+        await store.stat("data", "k")
+    assert not unread.value.maybe_applied
+
+
 async def test_a_commit_that_was_never_sent_is_not_maybe_applied(cluster: Any, core_of: Callable[..., Core]) -> None:
     async with AsyncStore(core_of(cluster, timeout=0.3)) as store:
         await store.create_bucket("data")
