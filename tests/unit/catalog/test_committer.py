@@ -23,8 +23,10 @@ from reedbed.common.errors import (
     InvalidArgument,
     LogTrimmed,
     NotFound,
+    ResourceExhausted,
     Unavailable,
 )
+from reedbed.common.limits import HEADER_MAX
 from reedbed.protos import catalog_pb2 as pb
 from reedbed.protos import methods
 from reedbed.transport.lane import Request
@@ -131,6 +133,19 @@ async def test_all_are_told_when_the_transaction_fails(engine: Gated, committer:
     assert await committer.run(put(b"a")) == b"a"
 
 
+async def test_no_more_waits_than_a_bound(engine: Gated, committer: Committer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reedbed.catalog.committer.WAITING_MAX", 10)
+    first = await held(engine, committer)
+    heavy = asyncio.create_task(committer.run(put(b"a"), weight=50))  # alone it may be over the bound
+    await asyncio.sleep(0)
+    with pytest.raises(ResourceExhausted) as refused:
+        await committer.run(put(b"b"))
+    assert refused.value.retryable
+    engine.gate.set()
+    await asyncio.gather(first, heavy)
+    assert await committer.run(put(b"b")) == b"b"
+
+
 async def test_a_cancelled_caller_does_not_undo(engine: Gated, committer: Committer) -> None:
     first = await held(engine, committer)
     first.cancel()
@@ -227,6 +242,31 @@ async def test_the_log_is_awaited_at_its_end(client: Client, world: World) -> No
     timed = await client(methods.READ_LOG, pb.ReadLogRequest(after=end, wait_ms=20), pb.ReadLogReply)
     assert not timed.entries
     assert timed.end == end
+
+
+async def test_the_log_is_not_awaited_for_longer_than_a_bound(
+    client: Client, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reedbed.catalog.objects.LOG_WAIT_MAX_S", 0.02)
+    asked = pb.ReadLogRequest(wait_ms=(1 << 32) - 1)
+    async with asyncio.timeout(20):
+        assert not (await client(methods.READ_LOG, asked, pb.ReadLogReply)).entries
+
+
+async def test_what_has_no_room_in_the_answer_is_not_begun(client: Client, world: World) -> None:
+    await client(methods.CREATE_BUCKET, pb.CreateBucketRequest(name="data"), pb.Bucket)
+    long = {"name": "x" * 8000}
+    ops = [world.put_op(b"k%03d" % number, [], metadata=long) for number in range(500)]
+    reply = await client(methods.COMMIT, pb.CommitRequest(ops=ops), pb.CommitReply)
+    assert reply.ByteSize() < HEADER_MAX
+    codes = [outcome.error.code for outcome in reply.outcomes]
+    done = codes.count("")
+    assert 0 < done < 500
+    assert codes == [""] * done + ["ResourceExhausted"] * (500 - done)
+    listed = await client(methods.LIST, pb.ListRequest(bucket="data"), pb.ListReply)
+    assert len(listed.rows) <= done
+    again = await client(methods.COMMIT, pb.CommitRequest(ops=ops[done:]), pb.CommitReply)
+    assert not again.outcomes[0].error.code
 
 
 async def test_errors_of_a_lookup_are_told_apart(client: Client, world: World) -> None:
