@@ -138,18 +138,19 @@ class DamageLog:
         if fresh:
             log.warning("%s: shard %d of extent %s is damaged, block %d", self._where, index, format_id(extent), block)
 
-    def region(self, segment: int, offset: int, length: int) -> None:
-        """Bytes of a segment are no record."""
+    def region(self, segment: int, offset: int, length: int) -> bool:
+        """Bytes of a segment are no record. Whether they may hurt: False for a region that is settled."""
         with self._lock:
             known = self._regions.get((segment, offset))
             if known is not None and known.length == length:
-                return
+                return not known.settled
             if known is not None or len(self._regions) < REMEMBERED:
                 self._regions[segment, offset] = BadRegion(segment, offset, length, self._clock.wall())
                 self._changes += 1
             else:
                 self.overflowed = True
         log.warning("%s: %d bytes of segment %x at %d are damaged", self._where, length, segment, offset)
+        return True
 
     def begin(self) -> None:
         """A pass of the scrubber begins, which finds everything again."""

@@ -88,8 +88,7 @@ class Verifier:
             info = self._parts.book.segments().get(number)
             if info is None:
                 return  # unlinked meanwhile
-            self._parts.damage.region(number, start, end - start)
-            yield Read(HEAD_COST, 1, end)
+            yield Read(HEAD_COST, int(self._parts.damage.region(number, start, end - start)), end)
 
     def _records(self, opened: File, number: int, start: int, end: int) -> Iterator[Read]:
         parts, whole = self._parts, start < SEGMENT_HEADER
@@ -99,15 +98,14 @@ class Verifier:
             try:
                 record.check_segment_header(file.read(0, SEGMENT_HEADER), number, parts.device)
             except Corrupt:
-                parts.damage.region(number, 0, SEGMENT_HEADER)
-                found = 1
+                found = int(parts.damage.region(number, 0, SEGMENT_HEADER))
             yield Read(HEAD_COST, found, SEGMENT_HEADER)
         start = max(start, SEGMENT_HEADER)
         for one in walk(file, number, parts.salt, start, end):
             if isinstance(one, Gap):
                 whole = False
-                parts.damage.region(number, one.offset, one.end - one.offset)
-                yield Read(one.end - one.offset, 1, one.end)
+                hurts = parts.damage.region(number, one.offset, one.end - one.offset)
+                yield Read(one.end - one.offset, int(hurts), one.end)
             elif isinstance(one.head, NoteHead):
                 yield Read(HEAD, 0, one.end)
             else:
