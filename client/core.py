@@ -17,12 +17,13 @@ from reedbed.client.link import CatalogLink
 from reedbed.client.many import ManyReader
 from reedbed.client.options import Options
 from reedbed.client.packer import Packer
-from reedbed.client.put import Putter, write_flat
+from reedbed.client.put import Putter
 from reedbed.client.threads import ForeignThreads
 from reedbed.common.clock import Clock, Deadline, SystemClock
 from reedbed.common.errors import ForkedStore, InvalidArgument, Unavailable
 from reedbed.common.metrics import Metrics
 from reedbed.ec.profiles import Profile
+from reedbed.extents.write import write_flat
 from reedbed.protos.types import Extent
 from reedbed.transport.lane import Connector
 from reedbed.transport.pool import LanePool

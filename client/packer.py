@@ -24,7 +24,7 @@ from reedbed.common.clock import Deadline
 from reedbed.common.errors import Corrupt, DeadlineExceeded, InvalidArgument, ReedbedError, Unavailable, rebuild
 from reedbed.common.limits import KIB, MIB
 from reedbed.common.metrics import Metrics
-from reedbed.ec.cut import Packing, extent_bytes, layout_for, pack
+from reedbed.ec.cut import Packing, choose_packing, extent_bytes
 from reedbed.ec.profiles import Profile
 from reedbed.protos.types import Extent, ObjectInfo, Slice
 
@@ -33,7 +33,6 @@ ROUNDS: Final = 2  # extents of one bucket and profile under way at once: one is
 EXTENT_OBJECTS: Final = 4096  # objects of one extent
 PACKED_BYTES: Final = 16 * MIB  # of one extent, also where the profile would allow more
 _INLINE_COPY: Final = 256 * KIB  # more is copied and summed in a thread
-_WORTH: Final = 1.1  # whole objects within one shard may cost that much more than equal shards
 
 
 class WriteExtent(Protocol):
@@ -193,21 +192,6 @@ async def _commit_one(extent: Extent, small: Small, offset: int, value: int) -> 
     except ReedbedError as error:
         if not small.result.done():
             small.result.set_result(error)
-
-
-def choose_packing(sizes: Sequence[int], profile: Profile) -> Packing:
-    """Each object whole within one shard, unless equal shards are so much smaller that they are worth two reads."""
-    packed = pack(sizes, profile)
-    total = sum(sizes)
-    equal = layout_for(total, profile)
-    if packed.layout.stored(profile) <= _WORTH * equal.stored(profile):
-        return packed
-    offsets: list[int] = []
-    at = 0
-    for size in sizes:
-        offsets.append(at)
-        at += size
-    return Packing(equal, tuple(offsets))
 
 
 def check_sum(value: int, expected: int | None, where: str) -> None:

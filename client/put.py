@@ -30,10 +30,10 @@ from reedbed.common.errors import BelowHorizon, NotFound, ReedbedError, StaleGen
 from reedbed.common.ids import Id
 from reedbed.common.limits import SHARD_DEFAULT
 from reedbed.common.metrics import Metrics
-from reedbed.ec.cut import block_borders, extent_bytes, layout_for
+from reedbed.ec.cut import extent_bytes, layout_for
 from reedbed.ec.profiles import Profile
 from reedbed.extents.offload import off_loop
-from reedbed.extents.write import write_extent
+from reedbed.extents.write import write_flat
 from reedbed.protos import catalog_pb2
 from reedbed.protos.convert import info_from_message, slice_to_message
 from reedbed.protos.types import Extent, ObjectInfo, Slice
@@ -355,31 +355,6 @@ class _LongPut:
 
     def _deadlines(self) -> Deadline:
         return self._deadline or self._putter.deadline()
-
-
-async def write_flat(
-    cluster: ClusterClient,
-    profile: Profile,
-    buffer: memoryview,
-    lengths: Sequence[int],
-    starts: Sequence[int],
-    deadline: Deadline,
-) -> Extent:
-    """Writes one extent whose bytes lie in one buffer; `starts`, in order, are where objects begin in it."""
-    shards: list[list[memoryview]] = []
-    borders: list[list[int]] = []
-    begin = 0
-    at = 0
-    for length in lengths:
-        end = begin + length
-        inside: list[int] = []
-        while at < len(starts) and starts[at] < end:
-            inside.append(starts[at] - begin)
-            at += 1
-        shards.append([buffer[begin:end]] if length else [])
-        borders.append(block_borders(length, inside))
-        begin = end
-    return await write_extent(cluster, profile, shards, borders, deadline)
 
 
 assert PACK_MAX < SHARD_DEFAULT  # so that the first bytes of a stream fit one extent of any profile

@@ -22,6 +22,8 @@ from reedbed.ec.profiles import Profile
 _ALIGNMENTS: Final = (BLOCK, 4096, 64)  # a block, a page, what the processor takes at a time
 _ALIGNMENT_COST: Final = 64  # shards may grow by one part in so many for the sake of an aligned border
 
+_WORTH: Final = 1.1  # whole objects within one shard may cost that much more than equal shards
+
 assert SMALL_SHARD % BLOCK == 0
 assert SHARD_MAX % BLOCK == 0
 assert K_MAX < _ALIGNMENT_COST  # so that growing never empties the last shard
@@ -146,6 +148,22 @@ def pack(sizes: Sequence[int], profile: Profile) -> Packing:
             end += sizes[index]
             lengths[shard] += sizes[index]
     return Packing(Layout(tuple(lengths)), tuple(offsets))
+
+
+def choose_packing(sizes: Sequence[int], profile: Profile) -> Packing:
+    """Each object whole within one shard, unless equal shards are so much smaller that they are worth two reads."""
+    total = sum(sizes)
+    shard_size = max(SHARD_DEFAULT, _ceil_div(total, profile.k))
+    equal = layout_for(total, profile, shard_size)
+    packed = pack(sizes, profile)
+    if packed.layout.stored(profile) <= _WORTH * equal.stored(profile):
+        return packed
+    offsets: list[int] = []
+    at = 0
+    for size in sizes:
+        offsets.append(at)
+        at += size
+    return Packing(equal, tuple(offsets))
 
 
 def group(sizes: Sequence[int], profile: Profile, shard_size: int = SHARD_DEFAULT) -> list[range]:

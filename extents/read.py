@@ -24,9 +24,18 @@ from reedbed.protos.types import Extent
 
 
 async def read_extent(
-    access: ClusterAccess, extent: Extent, offset: int, length: int, into: memoryview, deadline: Deadline
+    access: ClusterAccess,
+    extent: Extent,
+    offset: int,
+    length: int,
+    into: memoryview,
+    deadline: Deadline,
+    *,
+    background: bool = False,
 ) -> None:
     """Fills `into`, `length` writable bytes, with the extent's bytes from `offset`.
+
+    What is read in the `background`, for keeping, gives way to everything else on the devices.
 
     Raises InvalidArgument (a range outside the extent, other memory), Unavailable (too few of its devices answer; says
     which), DataLoss (too few good shards are left; retryable where looking the object up again may help), Corrupt (too
@@ -35,7 +44,7 @@ async def read_extent(
     """
     if into.readonly or into.nbytes != length:
         raise InvalidArgument(f"{into.nbytes} bytes of memory for a read of {length} bytes", hint="It must be writable")
-    asker = Asker(access, extent, deadline)
+    asker = Asker(access, extent, deadline, background=background)
     found = pieces(asker.layout, offset, length)
     if not found:
         return

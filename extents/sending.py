@@ -79,7 +79,10 @@ class Sending:
         choice: Choice,
         deadline: Deadline,
         elsewhere: Callable[[set[int]], bool],
+        *,
+        background: bool = False,
     ) -> None:
+        self._background = background
         self._access = access
         self._devices = access.map.devices
         self._encoded = encoded
@@ -174,6 +177,7 @@ class Sending:
             data_tables=self._tables[: profile.k] if position >= profile.k else (),
             log_term=term,
             log_seq=seq,
+            background=self._background,
         ).SerializeToString()
 
     def _note(self, task: asyncio.Task[Ack], position: int) -> None:

@@ -17,6 +17,7 @@ from reedbed.common.checksums import Buffer
 from reedbed.common.clock import Deadline
 from reedbed.common.errors import DeadlineExceeded, ReedbedError, StaleGeneration, Unavailable
 from reedbed.common.ids import Id
+from reedbed.ec.cut import block_borders
 from reedbed.ec.profiles import Profile
 from reedbed.extents.choose import Choice, choose_pg
 from reedbed.extents.context import ClusterAccess
@@ -33,25 +34,58 @@ async def write_extent(
     shards: Sequence[Sequence[Buffer]],
     borders: Sequence[Sequence[int]],
     deadline: Deadline,
+    *,
+    keeping: bool = False,
 ) -> Extent:
     """Writes an extent whose k data shards are the joined buffers of `shards`, cut into blocks of the lengths
     `borders`, and returns it with its acks, for a commit or a registration to name.
 
-    The map must hold PGs of the profile. Raises InvalidArgument (no bytes, impossible lengths, or a buffer that changed
-    meanwhile; says which), Unavailable (too few devices, or failures in every try; says the last), DeadlineExceeded and
-    Corrupt (bytes that repeatedly arrive altered). After an error nothing is visible.
+    The map must hold PGs of the profile. What is written for `keeping` gives way to everything else on the devices, and
+    is never degraded: its bytes lie elsewhere already.
+
+    Raises InvalidArgument (no bytes, impossible lengths, or a buffer that changed meanwhile; says which), Unavailable
+    (too few devices, or failures in every try; says the last), DeadlineExceeded and Corrupt (bytes that repeatedly
+    arrive altered). After an error nothing is visible.
     """
     first = await access.new_id(deadline)
     encoded = await Encoded.make(profile, shards, borders, first)
-    return await _Writer(access, encoded, deadline).write(first)
+    return await _Writer(access, encoded, deadline, keeping).write(first)
+
+
+async def write_flat(
+    access: ClusterAccess,
+    profile: Profile,
+    buffer: memoryview,
+    lengths: Sequence[int],
+    starts: Sequence[int],
+    deadline: Deadline,
+    *,
+    keeping: bool = False,
+) -> Extent:
+    """`write_extent` of bytes that lie in one buffer; `starts`, in order, are where objects begin in it."""
+    shards: list[list[memoryview]] = []
+    borders: list[list[int]] = []
+    begin = 0
+    at = 0
+    for length in lengths:
+        end = begin + length
+        inside: list[int] = []
+        while at < len(starts) and starts[at] < end:
+            inside.append(starts[at] - begin)
+            at += 1
+        shards.append([buffer[begin:end]] if length else [])
+        borders.append(block_borders(length, inside))
+        begin = end
+    return await write_extent(access, profile, shards, borders, deadline, keeping=keeping)
 
 
 class _Writer:
     """The tries of one extent."""
 
-    def __init__(self, access: ClusterAccess, encoded: Encoded, deadline: Deadline) -> None:
+    def __init__(self, access: ClusterAccess, encoded: Encoded, deadline: Deadline, keeping: bool) -> None:
         self._access = access
         self._encoded = encoded
+        self._keeping = keeping
         self._deadline = deadline
         self._avoid: set[int] = set()
         self._stale: set[int] = set()
@@ -77,9 +111,16 @@ class _Writer:
         access = self._access
         wary = access.latency.recently_failed(access.clock.monotonic())
         try:
-            return choose_pg(
+            choice = choose_pg(
                 access.map, self._encoded.profile, self._encoded.lengths, access.rng, avoid=avoid, wary=wary
             )
+            if self._keeping and choice.degraded:
+                raise Unavailable(
+                    f"no placement group of {self._encoded.profile} has all of its devices up",
+                    where=f"map epoch {access.map.epoch}",
+                    hint="Bring devices back, or add some",
+                )
+            return choice
         except Unavailable as error:
             if self._last is None:
                 raise
@@ -92,7 +133,16 @@ class _Writer:
             self._deadline.check("writing an extent")
             extent_id = extent_id or await self._access.new_id(self._deadline)
             tables = await self._encoded.tables(extent_id)
-            sending = Sending(self._access, self._encoded, extent_id, tables, choice, self._deadline, self._elsewhere)
+            sending = Sending(
+                self._access,
+                self._encoded,
+                extent_id,
+                tables,
+                choice,
+                self._deadline,
+                self._elsewhere,
+                background=self._keeping,
+            )
             return await sending.run()
         except DeadlineExceeded as error:
             if self._last is None:
@@ -121,7 +171,7 @@ class _Writer:
 
     def _good_enough(self, sent: Sent) -> bool:
         """Whether a try in which devices failed is as good as any other could be."""
-        if sent.present < self._encoded.profile.k + 1:
+        if self._keeping or sent.present < self._encoded.profile.k + 1:
             return False
         try:
             best = self._choose(self._avoid)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,13 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reedbed.client.core import Core
-from reedbed.client.packer import PACK_MAX, choose_packing
+from reedbed.client.packer import PACK_MAX
 from reedbed.client.store import AsyncStore
 from reedbed.common.clock import ManualClock
 from reedbed.common.errors import Corrupt, InvalidArgument, PreconditionFailed, ReedbedError
 from reedbed.common.limits import KIB
-from reedbed.ec.cut import layout_for
-from reedbed.ec.profiles import Profile
 from reedbed.protos import methods
 from reedbed.protos.types import ObjectInfo
 
@@ -52,20 +49,6 @@ def test_any_mix_reads_back(
             assert await store.get("data", key, start, start + 70_000) == objects[key][start : start + 70_000]
 
     asyncio.run(run())
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(1, PACK_MAX), min_size=1, max_size=60), st.sampled_from([(1, 1), (2, 1), (4, 2), (10, 4)]))
-def test_what_is_chosen_costs_little_more_than_equal_shards(sizes: list[int], code: tuple[int, int]) -> None:
-    profile = Profile(*code)
-    if sum(sizes) > profile.k << 22:
-        return
-    packing = choose_packing(sizes, profile)
-    assert packing.layout.stored(profile) <= 1.1 * layout_for(sum(sizes), profile).stored(profile)
-    ends = sorted((offset, offset + size) for offset, size in zip(packing.offsets, sizes, strict=True))
-    assert ends[0][0] == 0
-    assert ends[-1][1] == packing.layout.size
-    assert all(before[1] == after[0] for before, after in pairwise(ends))
 
 
 async def test_concurrent_puts_share_extents_and_commits(store: AsyncStore, cluster: Any) -> None:

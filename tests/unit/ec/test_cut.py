@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from reedbed.common.errors import InvalidArgument
 from reedbed.common.limits import BLOCK, GIB, KIB, MIB, SHARD_DEFAULT, SHARD_MAX
-from reedbed.ec.cut import Layout, block_borders, cut_object, extent_bytes, group, layout_for, pack
+from reedbed.ec.cut import Layout, block_borders, choose_packing, cut_object, extent_bytes, group, layout_for, pack
 from reedbed.ec.profiles import Profile
 
 RS_4_2 = Profile(4, 2)
@@ -147,6 +147,21 @@ def test_large_objects_are_packed_before_small_ones() -> None:
 def test_small_objects_packed_cost_little_parity(count: int) -> None:
     layout = pack([4 * KIB] * count, RS_4_2).layout
     assert layout.stored(RS_4_2) <= 1.55 * count * 4 * KIB
+
+
+@given(
+    sizes=st.lists(st.one_of(st.integers(1, 512 * KIB), st.integers(1, 50 * MIB)), min_size=1, max_size=60),
+    code=st.sampled_from([(1, 1), (2, 1), (4, 2), (10, 4)]),
+)
+def test_what_is_chosen_costs_little_more_than_equal_shards(sizes: list[int], code: tuple[int, int]) -> None:
+    profile, total = Profile(*code), sum(sizes)
+    packing = choose_packing(sizes, profile)
+    equal = layout_for(total, profile, max(SHARD_DEFAULT, -(-total // profile.k)))
+    assert packing.layout.stored(profile) <= 1.1 * equal.stored(profile)
+    ends = sorted((offset, offset + size) for offset, size in zip(packing.offsets, sizes, strict=True))
+    assert ends[0][0] == 0
+    assert ends[-1][1] == packing.layout.size
+    assert all(before[1] == after[0] for before, after in pairwise(ends))
 
 
 def test_objects_that_cannot_be_packed_are_refused() -> None:
