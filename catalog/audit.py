@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from reedbed.catalog import edit, keys, lacks, records, versions
+from reedbed.catalog import edit, extents, keys, lacks, records, versions
+from reedbed.catalog.audit_index import IndexAudit
 from reedbed.catalog.buckets import Bucket
 from reedbed.catalog.engine import Reader
+from reedbed.catalog.namers import OfChunk, OfVersion
 from reedbed.catalog.records import CountersRow, ExtentRow, SliceRow, VersionRow
 from reedbed.catalog.sealed import show_key
-from reedbed.common.ids import format_id
+from reedbed.common.ids import ID_BYTES, Id, format_id
 
 
 def check(reader: Reader) -> list[str]:
@@ -20,6 +22,8 @@ def check(reader: Reader) -> list[str]:
     live: Counter[bytes] = Counter()
     list_refs: Counter[bytes] = Counter()
     count: Counter[str] = Counter()
+    index = IndexAudit(reader)
+    list_refs.update(index.lists)
 
     def named(slices: tuple[SliceRow, ...]) -> None:
         for slice_ in slices:
@@ -36,6 +40,8 @@ def check(reader: Reader) -> list[str]:
         prefix = keys.versions(number) if bucket_versioned else keys.objects(number)
         for key, data in _rows(reader, prefix):
             version: VersionRow = records.VERSION.decode(data, key)
+            name = keys.split_version(key)[0] if bucket_versioned else key[len(prefix) :]
+            index.version(OfVersion(Id(version.version), number, bucket_versioned, name), version)
             count["versions"] += not version.marker
             count["bytes"] += version.size
             named(version.slices)
@@ -53,7 +59,14 @@ def check(reader: Reader) -> list[str]:
             if (head.refs == 0) != (reader.get(keys.loose_list(keys.last_id(key))) is not None):
                 problems.append(f"slice list {key[1:].hex()} is wrongly queued or not queued")
         else:
-            named(records.CHUNK.decode(data, key).slices)
+            chunk = records.CHUNK.decode(data, key).slices
+            named(chunk)
+            place = OfChunk(Id(key[1 : 1 + ID_BYTES]), int.from_bytes(key[1 + ID_BYTES :], "big"))
+            problems.extend(index.chunk(place, chunk))
+    for extent_id in index.pins:
+        pinned = extents.get(reader, extent_id)
+        if pinned is not None:
+            named((SliceRow(extent_id, 0, sum(pinned.lengths)),))
     degraded = {keys.last_id(key): (key[1], data) for key, data in _rows(reader, keys.DEGRADED)}
     dropped = {key[9:] for key, _ in _rows(reader, keys.DROPPED)}
     count["dropped_extents"] = len(dropped)
@@ -63,6 +76,7 @@ def check(reader: Reader) -> list[str]:
     for key, data in _rows(reader, keys.EXTENTS):
         extent_id = keys.last_id(key)
         row = records.EXTENT.decode(data, key)
+        index.extent(extent_id, row)
         if row.dropped_ms is None:
             count["live_extents"] += 1
             if (row.pg, extent_id) not in by_pg:
@@ -80,6 +94,8 @@ def check(reader: Reader) -> list[str]:
             )
         )
         dropped.discard(extent_id)
+    problems.extend(index.problems())
+    count["recode_versions"], count["recode_bytes"] = index.recode_versions, index.recode_bytes
     problems.extend(f"extent {extent_id.hex()} is named but not recorded" for extent_id in refs)
     problems.extend(f"extent {extent_id.hex()} is queued but not recorded" for extent_id in {*degraded, *dropped})
     problems.extend(f"extent {extent_id.hex()} is wrongly in the index of PG {pg}" for pg, extent_id in by_pg)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from reedbed.catalog import keys, log, records
 from reedbed.catalog.edit import Edit
 from reedbed.catalog.engine import Reader
@@ -72,6 +74,14 @@ def get(reader: Reader, name: str) -> Bucket:
             f"there is no bucket {shown(name)!r}", where=f"reedbed://{shown(name)}", hint="Make it with `reedbed mb`"
         )
     return _bucket(name, records.BUCKET.decode(data, key))
+
+
+def set_profile(edit: Edit, name: str, profile: str) -> None:
+    """The profile of what comes into the bucket from now on, unless a put says otherwise. NotFound."""
+    get(edit.writer, name)
+    key = keys.bucket(name)
+    row = records.BUCKET.decode(edit.writer.get(key) or b"", key)
+    edit.writer.put(key, records.BUCKET.encode(msgspec.structs.replace(row, profile=profile)))
 
 
 def page(reader: Reader, start_after: str, limit: int) -> tuple[list[Bucket], bool]:

@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final
 
-from reedbed.catalog import keeping, sweep
+from reedbed.catalog import keeping, rewriting, sweep
 from reedbed.catalog.cluster import Cluster
 from reedbed.catalog.committer import Committer
 from reedbed.catalog.compare_calls import CompareCalls
@@ -28,6 +28,7 @@ from reedbed.catalog.needs import Needs
 from reedbed.catalog.objects import ObjectService
 from reedbed.catalog.probe import listens
 from reedbed.catalog.removals import Removals
+from reedbed.catalog.rewriting import Rewriting
 from reedbed.catalog.service import ClusterCalls
 from reedbed.common import logs
 from reedbed.common.clock import Clock
@@ -85,8 +86,20 @@ class Catalog:
         self.cluster = Cluster(self._keeper, leases, self._committer, self._removals, clock, settings.times(), listens)
         self.objects = ObjectService(engine, self._committer, self._needs, pool)
         self.keeping = Keeping(engine, self._committer, self._keeper, self._needs, clock)
+        self.rewriting = Rewriting(
+            engine,
+            self._committer,
+            self._keeper,
+            self._needs,
+            clock,
+            self.cluster.lease,
+            self.cluster.ensure_profile,
+            settings.compact_below,
+        )
         comparing = Comparing(engine, self._committer, leases, self._keeper, self._needs, self._removals)
-        calls = ClusterCalls(self.cluster, self.keeping, CompareCalls(self.cluster, comparing), self.status)
+        calls = ClusterCalls(
+            self.cluster, self.keeping, self.rewriting, CompareCalls(self.cluster, comparing), self.status
+        )
         self._router = Router({**self.objects.handlers, **calls.handlers()})
         self._uploads_after: Id | None = None
 
@@ -124,6 +137,7 @@ class Catalog:
             Loop("sweep", self._sweep, SWEEP_S),
             Loop("removals", self._remove, min(REMOVAL_S, max(0.1, self._settings.delete_grace_s))),
             Loop("keeping", self.keeping.step, keeping.STEP_S),
+            Loop("rewriting", self.rewriting.step, rewriting.STEP_S),
             Loop("redo", self._trim, TRIM_S),
         ]
 
@@ -180,6 +194,7 @@ class Catalog:
             "devices": self._device_status(),
             "pgs": dict(sorted(groups.items())),
             "keeping": self.keeping.status(),
+            "rewriting": self.rewriting.status(),
             "held": sorted(self.cluster.liveness.held),
             "queues": {
                 "removals": sum(self._removals.open_orders().values()),

@@ -15,13 +15,14 @@ from typing import Final
 
 import msgspec
 
-from reedbed.catalog import buckets, keys, log, outcomes, records, slices, uploads, versions
+from reedbed.catalog import buckets, log, outcomes, recode_jobs, recoding, slices, uploads, versions
 from reedbed.catalog.buckets import Bucket
 from reedbed.catalog.edit import Edit
 from reedbed.catalog.extents import Offers
+from reedbed.catalog.namers import OfVersion
 from reedbed.catalog.needs import check_new_id
 from reedbed.catalog.operations import CopyWork, DeleteWork, Operation, PutWork, operation_from_message
-from reedbed.catalog.records import OutcomeRow, RecodeRow, VersionRow
+from reedbed.catalog.records import OutcomeRow, VersionRow
 from reedbed.common.errors import InvalidArgument, PreconditionFailed, ReedbedError, ResourceExhausted
 from reedbed.common.ids import format_id
 from reedbed.protos import catalog_pb2, convert
@@ -102,10 +103,11 @@ def _put(edit: Edit, bucket: Bucket, operation: Operation, work: PutWork, offers
         size += uploads.size(edit.writer, work.upload, bucket, operation.key)
     if size != work.size:
         raise InvalidArgument(f"slices of {size} bytes in all for an object of {work.size} bytes")
+    namer = _namer(bucket, operation)
     if work.upload is None:
-        held = slices.hold(edit, operation.id, work.slices, offers)
+        held = slices.hold(edit, namer, work.slices, offers, profile)
     else:
-        held = uploads.finish(edit, work.upload, work.slices, offers)
+        held = uploads.finish(edit, namer, work.upload, work.slices, offers, profile)
     entry = edit.append(log.PUT, operation.id, bucket.name, operation.key, operation.id, work.size)
     row = VersionRow(
         version=operation.id,
@@ -116,22 +118,25 @@ def _put(edit: Edit, bucket: Bucket, operation: Operation, work: PutWork, offers
         profile=profile,
         content_type=work.content_type,
         metadata=work.metadata,
-        slices=held[0],
-        slice_list=held[1],
+        slices=held.slices,
+        slice_list=held.slice_list,
     )
     versions.install(edit, bucket, operation.key, row)
+    recoding.check(edit, namer, row, held.profiles)
     return _made(edit, operation, row, keep_metadata=False)
 
 
 def _copy(edit: Edit, bucket: Bucket, operation: Operation, work: CopyWork, current: VersionRow | None) -> OutcomeRow:
     source_bucket = buckets.get(edit.writer, work.source_bucket)
     source = versions.require(edit.writer, source_bucket, work.source_key, work.source_version)
-    itself = source_bucket.number == bucket.number and work.source_key == operation.key
+    same = source_bucket.number == bucket.number
+    itself = same and work.source_key == operation.key
     if itself and current is not None and source.version == current.version and not work.replace_metadata:
         raise InvalidArgument(
             "a copy of an object onto itself changes nothing", hint="Replace its metadata, or copy another version"
         )
-    held = slices.share(edit, source)
+    namer = _namer(bucket, operation)
+    held = slices.share(edit, namer, source)
     entry = edit.append(log.COPY, operation.id, bucket.name, operation.key, operation.id, source.size)
     row = VersionRow(
         version=operation.id,
@@ -139,16 +144,14 @@ def _copy(edit: Edit, bucket: Bucket, operation: Operation, work: CopyWork, curr
         modified_us=entry.time_us,
         size=source.size,
         checksum=source.checksum,
-        profile=source.profile if source_bucket.number == bucket.number else bucket.profile,
+        profile=recode_jobs.wanted(edit.writer, bucket, work.source_key, source) if same else bucket.profile,
         content_type=work.content_type if work.replace_metadata else source.content_type,
         metadata=work.metadata if work.replace_metadata else source.metadata,
-        slices=held[0],
-        slice_list=held[1],
+        slices=held.slices,
+        slice_list=held.slice_list,
     )
     versions.install(edit, bucket, operation.key, row)
-    if any(actual != row.profile for actual in slices.profiles(edit.writer, row)):
-        wanted = records.RECODE.encode(RecodeRow(bucket.number, operation.key))
-        edit.writer.put(keys.recode(operation.id), wanted)
+    recoding.check(edit, namer, row, held.profiles)
     return _made(edit, operation, row, keep_metadata=True)
 
 
@@ -179,6 +182,10 @@ def _delete(
     kind = log.DELETE_VERSION if bucket.versioned else log.DELETE
     edit.append(kind, operation.id, bucket.name, operation.key, row.version, row.size)
     return OutcomeRow(operation.digest, edit.log.term, edit.log.seq, removed=True)
+
+
+def _namer(bucket: Bucket, operation: Operation) -> OfVersion:
+    return OfVersion(operation.id, bucket.number, bucket.versioned, operation.key)
 
 
 def _made(edit: Edit, operation: Operation, row: VersionRow, *, keep_metadata: bool) -> OutcomeRow:

@@ -9,6 +9,8 @@ from reedbed.catalog.liveness import Times
 from reedbed.catalog.mapstate import check_cluster_settings
 from reedbed.common.errors import InvalidArgument
 from reedbed.common.limits import (
+    COMPACT_BELOW,
+    COMPACT_BELOW_MAX,
     DEFAULT_PORT,
     DELETE_GRACE_S,
     DOWN_AFTER_S,
@@ -26,7 +28,9 @@ class CatalogdSettings:
     down_after_s, out_after_s: silence until a device is down, and from then until it is out. delete_grace_s: how long
     dropped extents are kept; under READ_DEADLINE_MAX_S only with short_grace, which is for tests. horizon_lag_s: how
     long a client may take from the lease of an id to its commit. log_keep, log_keep_s: how many of the newest log
-    entries are kept at least, and for how long. redo_keep: how many redo records. tls_*: PEM files; all three, or none.
+    entries are kept at least, and for how long. redo_keep: how many redo records. compact_below: extents are rewritten
+    once what is live in them costs at most so many percent of what they hold; 0: never. tls_*: PEM files; all three, or
+    none.
     """
 
     dir: Path
@@ -42,6 +46,7 @@ class CatalogdSettings:
     log_keep: int = 1_000_000
     log_keep_s: float = 30 * 24 * 3600.0
     redo_keep: int = 1000
+    compact_below: int = COMPACT_BELOW
     log_level: str = "info"
     tls_ca: Path | None = None
     tls_cert: Path | None = None
@@ -59,6 +64,11 @@ class CatalogdSettings:
             )
         if self.horizon_lag_s <= 0 or self.log_keep < 1 or self.log_keep_s < 0 or self.redo_keep < 1:
             raise InvalidArgument("horizon_lag_s, log_keep, log_keep_s and redo_keep must be above 0")
+        if not 0 <= self.compact_below <= COMPACT_BELOW_MAX:
+            raise InvalidArgument(
+                f"compact_below of {self.compact_below} percent is not from 0 to {COMPACT_BELOW_MAX}",
+                hint="Fuller extents are not worth being rewritten",
+            )
         if len({self.tls_ca is None, self.tls_cert is None, self.tls_key is None}) > 1:
             raise InvalidArgument("TLS needs three files", hint="Give tls_ca, tls_cert and tls_key, or none of them")
 

@@ -17,7 +17,7 @@ import msgspec
 from reedbed.catalog import keys, records
 from reedbed.catalog.engine import Reader, Writer
 from reedbed.catalog.needs import Needs
-from reedbed.catalog.records import CountersRow, LogRow, LogStateRow
+from reedbed.catalog.records import CountersRow, LogRow, LogStateRow, SparseRow
 from reedbed.common.ids import Id
 
 
@@ -30,6 +30,7 @@ class Edit:
         self._stored = log_state(writer)
         self.log = self._stored
         self._tally: Counter[str] = Counter()
+        self._sparse: Counter[tuple[str, int]] = Counter()
 
     def append(
         self, kind: int, id_: bytes, bucket: str, key: bytes = b"", version: bytes = b"", size: int = 0
@@ -59,15 +60,20 @@ class Edit:
         """Add to counters of CountersRow."""
         self._tally.update(deltas)
 
+    def count_sparse(self, fill: int, extents: int, size: int) -> None:
+        """So many extents more of that fill, with so many bytes more beyond what their live ones are worth."""
+        self._sparse["extents", fill] += extents
+        self._sparse["bytes", fill] += size
+
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """The writer's savepoint, which also takes back log numbers and counts."""
-        log, tally = self.log, self._tally.copy()
+        log, tally, sparse = self.log, self._tally.copy(), self._sparse.copy()
         try:
             with self.writer.savepoint():
                 yield
         except BaseException:
-            self.log, self._tally = log, tally
+            self.log, self._tally, self._sparse = log, tally, sparse
             raise
 
     def flush(self) -> None:
@@ -81,6 +87,13 @@ class Edit:
             assert min(msgspec.structs.astuple(row)) >= 0, row
             self.writer.put(keys.COUNTERS, records.COUNTERS.encode(row))
         self._tally.clear()
+        if any(self._sparse.values()):
+            known = sparse_counts(self.writer)
+            extents = tuple(count + self._sparse["extents", at] for at, count in enumerate(known.extents, 1))
+            size = tuple(count + self._sparse["bytes", at] for at, count in enumerate(known.bytes, 1))
+            assert min(*extents, *size) >= 0, (extents, size)
+            self.writer.put(keys.SPARSE_COUNTS, records.SPARSE.encode(SparseRow(extents, size)))
+        self._sparse.clear()
 
     def below_horizon(self, id_: Id) -> bool:
         return id_ < self.needs.leases.horizon()
@@ -104,6 +117,12 @@ def counters(reader: Reader) -> CountersRow:
     """The counters as of the last finished Edit."""
     data = reader.get(keys.COUNTERS)
     return CountersRow() if data is None else records.COUNTERS.decode(data, keys.COUNTERS)
+
+
+def sparse_counts(reader: Reader) -> SparseRow:
+    """The counts of sparse extents as of the last finished Edit."""
+    data = reader.get(keys.SPARSE_COUNTS)
+    return SparseRow() if data is None else records.SPARSE.decode(data, keys.SPARSE_COUNTS)
 
 
 def status(reader: Reader) -> dict[str, int]:

@@ -72,6 +72,11 @@ class Keeping:
     def rates(self) -> Rates:
         return self._rates
 
+    @property
+    def open_tasks(self) -> int:
+        """Tasks that wait for a process, or are with one."""
+        return self._board.open
+
     async def step(self) -> bool:
         """The step of a background loop; whether to go on at once."""
         await self._move()

@@ -13,16 +13,22 @@ leases and are never used here.
     d  redundancy u8, extent id            live extent that lacks shards, by how many more it may lose
     p  pg u32, missing, gone, moving u64   how many extents of the PG lack just that
     g  pg u32                              what a change of the PG did, not noted in all of its extents yet
+    k  fill u8, extent id                  live extent that holds much more than its live bytes are worth (sparse.py)
+    n  extent id, offset u40, version id   version with an inline slice that begins there (namers.py); or, with
+                                           list id and index u32 at the end, a chunk of a list (empty value)
+    f  extent id                           extent that a rewrite has written and that is pinned (swaps.py)
     x  time u64, extent id                 dropped extent, by the id clock's milliseconds when it was dropped
     s  list id                             head of a slice list; its id is that of the put or upload that made it
     s  list id, index u32                  chunk of that list
     z  list id                             slice list without references that waits to be taken apart
     u  upload id                           upload under way
     t  bucket u32, upload id               the same by bucket (empty value)
-    r  version id                          copy whose content has another profile than is wanted (bucket u32, key)
+    r  version id                          version whose content has another profile than is wanted (bucket, key, ...)
+    j  n u64                               order to recode a bucket or a part of it
     l  n u64                               log entry number n
     q  id                                  outcome of a commit operation or of an upload's begin
-    m  one letter                          b: next bucket number, c: counters, l: state of the log
+    m  one letter                          b: next bucket number, c: counters, l: state of the log, s: counts of sparse
+                                           extents, n: whether the rows k and n are there for all that is older
 
 Escaping keeps the order where something follows a key: 00 becomes 00 FF, and the end of the key is 00 01.
 Without an end, the escaped form of a prefix is a prefix of the escaped forms of all keys that start with it.
@@ -39,6 +45,8 @@ from reedbed.common.ids import ID_BYTES, Id
 NEXT_BUCKET: Final = b"mb"
 COUNTERS: Final = b"mc"
 LOG_STATE: Final = b"ml"
+SPARSE_COUNTS: Final = b"ms"
+INDEXING: Final = b"mn"
 
 BUCKETS: Final = b"b"
 EXTENTS: Final = b"e"
@@ -51,9 +59,14 @@ SLICE_LISTS: Final = b"s"
 LOOSE_LISTS: Final = b"z"
 UPLOADS: Final = b"u"
 RECODE: Final = b"r"
+RECODE_JOBS: Final = b"j"
+SPARSE: Final = b"k"
+NAMERS: Final = b"n"
+PINS: Final = b"f"
 LOG: Final = b"l"
 OUTCOMES: Final = b"q"
 
+OFFSET_BYTES: Final = 5
 _LACK: Final = struct.Struct(">IQQQ")
 _END: Final = b"\x00\x01"
 _U64_MAX: Final = (1 << 64) - 1
@@ -82,6 +95,11 @@ def objects(number: int) -> bytes:
 def versions(number: int) -> bytes:
     """What the keys of all version rows of a bucket start with."""
     return b"v" + number.to_bytes(4, "big")
+
+
+def versions_under(number: int, prefix: bytes) -> bytes:
+    """What the keys of all version rows of objects whose keys have this prefix start with."""
+    return versions(number) + escape(prefix)
 
 
 def versions_of(number: int, key: bytes) -> bytes:
@@ -163,8 +181,35 @@ def uploads_of(number: int) -> bytes:
     return b"t" + number.to_bytes(4, "big")
 
 
-def recode(version_id: Id) -> bytes:
+def recode(version_id: bytes) -> bytes:
     return RECODE + version_id
+
+
+def recode_job(number: int) -> bytes:
+    return RECODE_JOBS + number.to_bytes(8, "big")
+
+
+def sparse_at(fill: int) -> bytes:
+    """What the keys of all extents with this fill start with; the extent's id follows."""
+    return SPARSE + bytes([fill])
+
+
+def sparse(fill: int, extent_id: Id) -> bytes:
+    return sparse_at(fill) + extent_id
+
+
+def namers_of(extent_id: bytes) -> bytes:
+    """What the keys of all that name an extent start with."""
+    return NAMERS + extent_id
+
+
+def namers_of_place(extent_id: bytes, offset: int) -> bytes:
+    """What the keys of all that hold a slice from there on start with."""
+    return NAMERS + extent_id + offset.to_bytes(OFFSET_BYTES, "big")
+
+
+def pin(extent_id: bytes) -> bytes:
+    return PINS + extent_id
 
 
 def log(seq: int) -> bytes:

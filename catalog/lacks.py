@@ -11,7 +11,7 @@ Invariants, kept by `store` alone:
 - An extent has a row in the queue exactly while it is live and a shard is missing, gone or moving; the queue's order is
   that of redundancy left, then age. A moving shard costs no redundancy.
 - Rows `p` count, for each PG and combination of masks, the queued extents of that PG and the bytes of their work.
-- Rows `y` name the live extents of each PG.
+- Rows `y` name the live extents of each PG, rows `k` those that are sparse (sparse.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from reedbed.catalog import keys, records
+from reedbed.catalog import keys, records, sparse
 from reedbed.catalog.edit import Edit
 from reedbed.catalog.engine import Reader
 from reedbed.catalog.records import DegradedRow, ExtentRow, LackRow
@@ -112,6 +112,7 @@ def queued(row: ExtentRow) -> tuple[int, DegradedRow] | None:
 def store(edit: Edit, extent_id: Id, old: ExtentRow | None, new: ExtentRow) -> None:
     """Write the extent's row, and keep all that follows from it in step."""
     edit.writer.put(keys.extent(extent_id), records.EXTENT.encode(new))
+    sparse.moved(edit, extent_id, old, new)
     was_live = old is not None and old.dropped_ms is None
     if new.dropped_ms is None and not was_live:
         edit.writer.put(keys.extent_of_pg(new.pg, extent_id), b"")

@@ -331,7 +331,12 @@ def new_pgs(map_: ClusterMap, counters: Counters, profile: Profile) -> list[Plac
 def check_profile(map_: ClusterMap, name: str) -> Profile:
     """The profile of that name; InvalidArgument if it is unknown or needs more than the devices there are."""
     profile = parse_profile(name)
-    if not pgs_of(map_, profile):
-        level = check_cluster_settings(map_.level, map_.default_profile)
-        make_pgs(placeable(map_), profile.k, profile.m, level, 1, 0)
+    return profile if pgs_of(map_, profile) else check_holdable(map_, name)
+
+
+def check_holdable(map_: ClusterMap, name: str) -> Profile:
+    """As `check_profile`, and for a profile that has its PGs already, from when there may have been more devices."""
+    profile = parse_profile(name)
+    level = check_cluster_settings(map_.level, map_.default_profile)
+    make_pgs(placeable(map_), profile.k, profile.m, level, 1, 0)
     return profile

@@ -7,7 +7,11 @@ from typing import Any
 import msgspec
 
 from reedbed.catalog.keeping import Keeping
+from reedbed.catalog.recode_jobs import Scope
+from reedbed.catalog.rewriting import Rewriting
 from reedbed.common.errors import InvalidArgument
+from reedbed.ec.profiles import parse_profile
+from reedbed.protos.names import check_key
 
 
 class Rates(msgspec.Struct, tag="rates", tag_field="do", forbid_unknown_fields=True):
@@ -30,10 +34,24 @@ class Undrain(msgspec.Struct, tag="undrain", tag_field="do", forbid_unknown_fiel
     device: int
 
 
-async def operate(keeping: Keeping, order: bytes) -> dict[str, Any]:
+class Recode(msgspec.Struct, tag="recode", tag_field="do", forbid_unknown_fields=True):
+    """Give what is in a bucket, under a prefix, or just one key another profile.
+
+    `plan`: only tell what that would be, of some of it, from behind the row `after` (in hexadecimal digits) on.
+    """
+
+    bucket: str
+    profile: str
+    prefix: str = ""
+    key: str = ""
+    plan: bool = False
+    after: str = ""
+
+
+async def operate(keeping: Keeping, rewriting: Rewriting, order: bytes) -> dict[str, Any]:
     """Carries an order out, and tells what came of it. InvalidArgument for one that is none, and the order's errors."""
     try:
-        given = msgspec.json.decode(order, type=Rates | Drain | Undrain)
+        given = msgspec.json.decode(order, type=Rates | Drain | Undrain | Recode)
     except msgspec.DecodeError as error:
         raise InvalidArgument(f"not an order: {error}", hint="Check that both sides run the same Reedbed") from None
     if isinstance(given, Rates):
@@ -41,4 +59,32 @@ async def operate(keeping: Keeping, order: bytes) -> dict[str, Any]:
         return {"floor": rates.floor, "ceiling": rates.ceiling}
     if isinstance(given, Drain):
         return await keeping.drain(given.device, plan=given.plan)
-    return await keeping.undrain(given.device)
+    if isinstance(given, Undrain):
+        return await keeping.undrain(given.device)
+    return await _recode(rewriting, given)
+
+
+async def _recode(rewriting: Rewriting, given: Recode) -> dict[str, Any]:
+    if given.key and given.prefix:
+        raise InvalidArgument("an order is for a prefix or for one key, not for both")
+    named = (given.key or given.prefix).encode("utf-8", "surrogateescape")
+    scope = Scope(check_key(named) if named else b"", exact=bool(given.key))
+    profile = parse_profile(given.profile).name
+    told = {"bucket": given.bucket, "prefix": given.prefix, "key": given.key, "profile": profile}
+    if not given.plan:
+        await rewriting.order(given.bucket, scope, profile)
+        return told
+    try:
+        after = bytes.fromhex(given.after)
+    except ValueError:
+        raise InvalidArgument("not a place to go on from", hint="Give `after` as the last plan told it") from None
+    found = rewriting.plan(given.bucket, scope, profile, after)
+    return {
+        **told,
+        "versions": found.versions,
+        "concerned": found.concerned,
+        "bytes": found.size,
+        "stored": found.stored,
+        "then": found.then,
+        "after": found.after.hex(),
+    }

@@ -20,6 +20,8 @@ from reedbed.common.ids import ID_BYTES
 IdField = Annotated[bytes, Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
 U64 = Annotated[int, Meta(ge=0)]
 
+SPARSE_STEPS: Final = 12  # sixteenths up to which extents are queued by their fill
+
 T = TypeVar("T", bound=Struct)
 
 
@@ -139,12 +141,18 @@ class MarkRow(Struct, array_like=True, frozen=True):
 
 
 class SliceListRow(Struct, array_like=True, frozen=True):
-    """`refs` versions or uploads share this list of `count` slices with `size` bytes and these profiles."""
+    """`refs` versions or uploads share this list of `count` slices with `size` bytes and these profiles.
+
+    `wanted` is the profile that the slices are to have, empty for an upload under way; `twin` the list that was made
+    of this one for versions that want another.
+    """
 
     refs: U64
     count: U64
     size: U64
     profiles: tuple[str, ...]
+    wanted: str = ""
+    twin: bytes = b""
 
 
 class ChunkRow(Struct, array_like=True, frozen=True):
@@ -159,8 +167,60 @@ class UploadRow(Struct, array_like=True, frozen=True):
 
 
 class RecodeRow(Struct, array_like=True, frozen=True):
+    """A version of `size` bytes that is to be recoded. `twin` is the list that is being made for it, if any is."""
+
     bucket: U64
     key: bytes
+    versioned: bool = False
+    size: U64 = 0
+    twin: bytes = b""
+
+
+class RecodeJobRow(Struct, array_like=True, frozen=True):
+    """An order to recode what was committed up to log entry `upto` under a prefix, or just this key if `exact`.
+
+    `after` is the key of the row up to which it was carried out; `seen` versions were looked at, and `queued` of them
+    are to be recoded.
+    """
+
+    bucket: U64
+    name: str
+    versioned: bool
+    prefix: bytes
+    exact: bool
+    profile: str
+    upto: U64
+    after: bytes = b""
+    seen: U64 = 0
+    queued: U64 = 0
+
+
+class NamerRow(Struct, array_like=True, frozen=True):
+    """Where the version is that holds a slice."""
+
+    bucket: U64
+    key: bytes
+    versioned: bool
+
+
+class PinRow(Struct, array_like=True, frozen=True):
+    """An extent that a rewrite has written, by the id clock's milliseconds of the last progress."""
+
+    touched_ms: int
+
+
+class SparseRow(Struct, array_like=True, frozen=True):
+    """By fill, from the first sixteenth on: how many extents, and bytes beyond what their live ones are worth."""
+
+    extents: tuple[int, ...] = (0,) * SPARSE_STEPS
+    bytes: tuple[int, ...] = (0,) * SPARSE_STEPS
+
+
+class IndexingRow(Struct, array_like=True, frozen=True):
+    """How far the indexes of an older catalog's rows have been made: `after` is the key of the last row seen."""
+
+    whole: bool
+    after: bytes = b""
 
 
 class LogRow(Struct, array_like=True, frozen=True):
@@ -219,6 +279,8 @@ class CountersRow(Struct, array_like=True, frozen=True):
     dropped_extents: int = 0
     uploads: int = 0
     moving_extents: int = 0
+    recode_versions: int = 0
+    recode_bytes: int = 0
 
 
 class NumberRow(Struct, array_like=True, frozen=True):
@@ -236,6 +298,11 @@ SLICE_LIST: Final = Codec(SliceListRow)
 CHUNK: Final = Codec(ChunkRow)
 UPLOAD: Final = Codec(UploadRow)
 RECODE: Final = Codec(RecodeRow)
+RECODE_JOB: Final = Codec(RecodeJobRow)
+NAMER: Final = Codec(NamerRow)
+PIN: Final = Codec(PinRow)
+SPARSE: Final = Codec(SparseRow)
+INDEXING: Final = Codec(IndexingRow)
 LOG: Final = Codec(LogRow)
 LOG_STATE: Final = Codec(LogStateRow)
 OUTCOME: Final = Codec(OutcomeRow)

@@ -10,7 +10,7 @@ Rows (numbers big-endian):
 Invariants:
 - Orders are written in the one transaction that sees the extent still dropped and forgets it everywhere else, and only
   for extents dropped longer ago than the grace and below the durable horizon, so that no commit may name them any more:
-  no order names a live extent.
+  no order names a live extent. Where space is short the grace is only that of the longest read.
 - An order goes out with every heartbeat of its device until that device reports it done, or was cleaned.
 - An order's generation is the PG's of that moment, so that every shard of the extent put so far falls under it.
 """
@@ -28,8 +28,10 @@ from reedbed.catalog.engine import Engine, Reader, Writer
 from reedbed.catalog.leases import Leases, Transactor
 from reedbed.catalog.mapkeeper import MapKeeper
 from reedbed.catalog.needs import Needs
+from reedbed.catalog.room import is_short
 from reedbed.common.errors import Corrupt
 from reedbed.common.ids import ID_BYTES, Id
+from reedbed.common.limits import READ_DEADLINE_MAX_S
 from reedbed.protos.types import ClusterMap, Extent
 
 NUMBER_ROW: Final = b"c/n"
@@ -123,7 +125,8 @@ class Removals:
 
     async def step(self) -> int:
         """Turns some due extents into orders; returns how many extents. Call again at once while it is not 0."""
-        before = self._leases.shown_before(self._grace_s)
+        grace = min(self._grace_s, READ_DEADLINE_MAX_S) if is_short(self._keeper.map) else self._grace_s
+        before = self._leases.shown_before(grace)
         with self._engine.read() as reader:
             oldest = extents.dropped(reader, before, EXTENTS_PER_STEP)
         horizon = self._leases.horizon()

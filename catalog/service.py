@@ -14,6 +14,8 @@ from reedbed.catalog.keeping import LAST, Keeping, Result
 from reedbed.catalog.mapstate import Registration
 from reedbed.catalog.mending import Mended
 from reedbed.catalog.operating import operate
+from reedbed.catalog.rewrite_messages import rewrite_to, rewritten_from
+from reedbed.catalog.rewriting import Rewriting
 from reedbed.common.errors import InvalidArgument
 from reedbed.common.ids import check_id
 from reedbed.protos import catalog_pb2, methods
@@ -38,12 +40,14 @@ class ClusterCalls:
         self,
         cluster: Cluster,
         keeping: Keeping,
+        rewriting: Rewriting,
         comparing: CompareCalls,
         status: Callable[[], Mapping[str, object]],
     ) -> None:
         self._cluster = cluster
         self._comparing = comparing
         self._keeping = keeping
+        self._rewriting = rewriting
         self._status = status
 
     def handlers(self) -> dict[str, Handler]:
@@ -121,7 +125,10 @@ class ClusterCalls:
         answer = _answer(await self._cluster.heartbeat(message.epoch, reports, message.address))
         answer.noted.extend(await self._comparing.noted(reports))
         devices = self._cluster.map.devices
-        answer.work = self._keeping.has_work({devices[report.number].address for report in reports})
+        addresses = {devices[report.number].address for report in reports}
+        answer.work = self._keeping.has_work(addresses) or self._rewriting.has_work(
+            addresses, self._keeping.open_tasks > 0
+        )
         return _response(answer)
 
     async def _tasks(self, request: Request) -> Response:
@@ -137,8 +144,13 @@ class ClusterCalls:
                 result.error,
             )
             for result in message.results
+            if not result.HasField("rewritten")
         ]
+        rewritten = [rewritten_from(result) for result in message.results if result.HasField("rewritten")]
         tasks = await self._keeping.exchange(list(message.devices), message.boot, results, message.room)
+        address = self._cluster.map.devices[message.devices[0]].address
+        await self._rewriting.record(address, rewritten)
+        rewrites = self._rewriting.take(address, message.boot, message.room - len(tasks), self._keeping.open_tasks > 0)
         epoch, _ = self._cluster.position()
         reply = catalog_pb2.TasksReply(floor=self._keeping.rates.floor, ceiling=self._keeping.rates.ceiling)
         for task in tasks:
@@ -148,11 +160,12 @@ class ClusterCalls:
                 urgent=task.redundancy < LAST,
                 epoch=epoch,
             )
+        reply.tasks.extend(catalog_pb2.Task(epoch=epoch, rewrite=rewrite_to(rewrite)) for rewrite in rewrites)
         return _response(reply)
 
     async def _operate(self, request: Request) -> Response:
         message = parse(catalog_pb2.OperateRequest, request.header)
-        done = await operate(self._keeping, message.json)
+        done = await operate(self._keeping, self._rewriting, message.json)
         return _response(catalog_pb2.OperateReply(json=msgspec.json.encode(done)))
 
     async def _catalog_status(self, request: Request) -> Response:

@@ -5,18 +5,22 @@ Invariants:
 - `refs` of a list is the number of versions that name it, plus one while it is an upload's.
 - A list without references has a row in the queue of loose lists, and is taken apart from its end, in bounded steps.
   Its chunks keep their extents live until then.
+- Whoever takes or gives up slices here says so in the index of namers (namers.py), in the same transaction.
+- A slice may be replaced by one of the same length elsewhere (swaps.py); number, order and lengths of slices stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from reedbed.catalog import extents, keys, records
+from reedbed.catalog import extents, keys, namers, records
 from reedbed.catalog.edit import Edit
 from reedbed.catalog.engine import Reader
 from reedbed.catalog.extents import Offers
+from reedbed.catalog.namers import OfChunk, OfVersion
 from reedbed.catalog.records import ChunkRow, SliceListRow, SliceRow, VersionRow
 from reedbed.common.errors import Corrupt
 from reedbed.common.ids import Id, format_id
@@ -24,7 +28,13 @@ from reedbed.common.limits import SLICES_CHUNK, SLICES_INLINE_MAX
 
 _AT_ONCE = 4  # chunks that a release takes apart by itself; a longer list waits for the sweep
 
-Held = tuple[tuple[SliceRow, ...], Id | None]  # what a version's record holds: inline slices, or a list's id
+
+class Held(NamedTuple):
+    """What a version's record holds: inline slices, or a list's id. `profiles` are those that its bytes have."""
+
+    slices: tuple[SliceRow, ...] = ()
+    slice_list: Id | None = None
+    profiles: Collection[str] = ()
 
 
 def head(reader: Reader, list_id: Id) -> SliceListRow:
@@ -41,60 +51,77 @@ def find(reader: Reader, list_id: Id) -> SliceListRow | None:
     return None if data is None else records.SLICE_LIST.decode(data, key)
 
 
-def hold(edit: Edit, list_id: Id, slices: Sequence[SliceRow], offers: Offers) -> Held:
-    """Take references for a new version's slices; errors as of extents.acquire."""
+def hold(edit: Edit, namer: OfVersion, slices: Sequence[SliceRow], offers: Offers, wanted: str) -> Held:
+    """Take references for a new version's slices; errors as of extents.acquire. A list gets the version's id."""
     if len(slices) <= SLICES_INLINE_MAX:
-        extents.acquire(edit, slices, offers)
-        return tuple(slices), None
-    append(edit, list_id, slices, offers)
-    return (), list_id
+        profiles = extents.acquire(edit, slices, offers)
+        namers.put(edit.writer, namer, slices)
+        return Held(tuple(slices), None, profiles)
+    return Held((), namer.version, append(edit, namer.version, slices, offers, wanted))
 
 
-def append(edit: Edit, list_id: Id, slices: Sequence[SliceRow], offers: Offers) -> None:
-    """Add slices to the end of a list, which is made with one reference if there is none; errors as of acquire."""
-    old = find(edit.writer, list_id) or SliceListRow(1, 0, 0, ())
-    profiles = extents.acquire(edit, slices, offers)
+def append(
+    edit: Edit, list_id: Id, slices: Sequence[SliceRow], offers: Offers | None, wanted: str = ""
+) -> Collection[str]:
+    """Add slices to the end of a list, which is made with one reference if there is none; errors as of acquire.
+
+    Returns the profiles of all its slices.
+    """
+    old = find(edit.writer, list_id) or SliceListRow(1, 0, 0, (), wanted)
+    profiles = extents.acquire(edit, slices, offers).union(old.profiles)
     index, filled = divmod(old.count, SLICES_CHUNK)
-    pending = [*(_chunk(edit.writer, list_id, index) if filled else ()), *slices]
+    before = chunk(edit.writer, list_id, index) if filled else ()
+    pending = [*before, *slices]
     for at in range(0, len(pending), SLICES_CHUNK):
-        _put_chunk(edit, list_id, index + at // SLICES_CHUNK, pending[at : at + SLICES_CHUNK])
-    new = SliceListRow(
-        refs=old.refs,
+        put_chunk(edit, OfChunk(list_id, index + at // SLICES_CHUNK), before, pending[at : at + SLICES_CHUNK])
+        before = ()
+    new = msgspec.structs.replace(
+        old,
         count=old.count + len(slices),
         size=old.size + sum(slice_.length for slice_ in slices),
-        profiles=tuple(sorted(profiles.union(old.profiles))),
+        profiles=tuple(sorted(profiles)),
     )
-    edit.writer.put(keys.slice_list(list_id), records.SLICE_LIST.encode(new))
+    put_head(edit, list_id, new)
+    return profiles
 
 
-def settle(edit: Edit, list_id: Id) -> Held:
+def settle(edit: Edit, namer: OfVersion, list_id: Id, wanted: str) -> Held:
     """Turn an upload's list into what the version's record holds; references stay as they are."""
     row = head(edit.writer, list_id)
     if row.count > SLICES_INLINE_MAX:
-        return (), list_id
+        put_head(edit, list_id, msgspec.structs.replace(row, wanted=wanted))
+        return Held((), list_id, row.profiles)
     slices = tuple(_walk(edit.writer, list_id, row.count, 0, row.count))
     if row.count:
+        namers.drop(edit.writer, OfChunk(list_id, 0).suffix, slices)
+        namers.put(edit.writer, namer, slices)
         edit.writer.delete(keys.chunk(list_id, 0))
     edit.writer.delete(keys.slice_list(list_id))
-    return slices, None
+    return Held(slices, None, row.profiles)
 
 
-def share(edit: Edit, row: VersionRow) -> Held:
+def share(edit: Edit, namer: OfVersion, row: VersionRow) -> Held:
     """References for one more version with this one's content."""
     if row.slice_list is None:
-        extents.acquire(edit, row.slices)
-        return row.slices, None
+        profiles = extents.acquire(edit, row.slices)
+        namers.put(edit.writer, namer, row.slices)
+        return Held(row.slices, None, profiles)
     list_id = Id(row.slice_list)
+    return Held((), list_id, share_list(edit, list_id).profiles)
+
+
+def share_list(edit: Edit, list_id: Id) -> SliceListRow:
+    """One reference of a list more."""
     old = head(edit.writer, list_id)
-    edit.writer.put(
-        keys.slice_list(list_id), records.SLICE_LIST.encode(msgspec.structs.replace(old, refs=old.refs + 1))
-    )
-    return (), list_id
+    new = msgspec.structs.replace(old, refs=old.refs + 1)
+    put_head(edit, list_id, new)
+    return new
 
 
 def release(edit: Edit, row: VersionRow) -> None:
     """Give up what a version held."""
     if row.slice_list is None:
+        namers.drop(edit.writer, row.version, row.slices)
         extents.release(edit, row.slices)
     else:
         release_list(edit, Id(row.slice_list))
@@ -105,7 +132,7 @@ def release_list(edit: Edit, list_id: Id) -> None:
     old = head(edit.writer, list_id)
     new = msgspec.structs.replace(old, refs=old.refs - 1)
     assert new.refs >= 0, list_id.hex()
-    edit.writer.put(keys.slice_list(list_id), records.SLICE_LIST.encode(new))
+    put_head(edit, list_id, new)
     if not new.refs:
         edit.writer.put(keys.loose_list(list_id), b"")
         if new.count <= _AT_ONCE * SLICES_CHUNK:
@@ -119,14 +146,15 @@ def take_apart(edit: Edit, list_id: Id, chunks: int) -> int:
     done = 0
     while row.count and done < chunks:
         index = (row.count - 1) // SLICES_CHUNK
-        slices = _chunk(edit.writer, list_id, index)
+        slices = chunk(edit.writer, list_id, index)
+        namers.drop(edit.writer, OfChunk(list_id, index).suffix, slices)
         extents.release(edit, slices)
         edit.writer.delete(keys.chunk(list_id, index))
         size = row.size - sum(slice_.length for slice_ in slices)
         row = msgspec.structs.replace(row, count=index * SLICES_CHUNK, size=size)
         done += 1
     if row.count:
-        edit.writer.put(keys.slice_list(list_id), records.SLICE_LIST.encode(row))
+        put_head(edit, list_id, row)
     else:
         edit.writer.delete(keys.slice_list(list_id))
         edit.writer.delete(keys.loose_list(list_id))
@@ -173,14 +201,15 @@ def _walk(reader: Reader, list_id: Id, count: int, first: int, limit: int) -> It
     last = min(count, first + limit)
     while first < last:
         index, skip = divmod(first, SLICES_CHUNK)
-        part = _chunk(reader, list_id, index)[skip : skip + last - first]
+        part = chunk(reader, list_id, index)[skip : skip + last - first]
         if not part:
             raise Corrupt(f"slice list {format_id(list_id)} is shorter than it says", where="catalog")
         yield from part
         first += len(part)
 
 
-def _chunk(reader: Reader, list_id: Id, index: int) -> tuple[SliceRow, ...]:
+def chunk(reader: Reader, list_id: Id, index: int) -> tuple[SliceRow, ...]:
+    """The slices of one chunk of a list."""
     key = keys.chunk(list_id, index)
     data = reader.get(key)
     if data is None:
@@ -188,5 +217,11 @@ def _chunk(reader: Reader, list_id: Id, index: int) -> tuple[SliceRow, ...]:
     return records.CHUNK.decode(data, key).slices
 
 
-def _put_chunk(edit: Edit, list_id: Id, index: int, slices: Sequence[SliceRow]) -> None:
-    edit.writer.put(keys.chunk(list_id, index), records.CHUNK.encode(ChunkRow(tuple(slices))))
+def put_chunk(edit: Edit, place: OfChunk, before: Sequence[SliceRow], slices: Sequence[SliceRow]) -> None:
+    """Write a chunk that held `before`; references are the caller's."""
+    edit.writer.put(keys.chunk(place.list, place.index), records.CHUNK.encode(ChunkRow(tuple(slices))))
+    namers.replace(edit.writer, place, before, slices)
+
+
+def put_head(edit: Edit, list_id: Id, row: SliceListRow) -> None:
+    edit.writer.put(keys.slice_list(list_id), records.SLICE_LIST.encode(row))

@@ -3,6 +3,7 @@
 Invariants:
 - The slices of an upload are a slice list with the upload's id and one reference; the list is there once a slice is.
 - An upload has one row by id and one by bucket until a commit takes its list over, it is aborted or idle for too long.
+- Its slices stay as they were registered: none is swapped (swaps.py), so that a repeated registration is known again.
 - The upload's begin is remembered like an operation's outcome, so that a late repetition cannot begin it anew.
 """
 
@@ -17,6 +18,7 @@ from reedbed.catalog.buckets import Bucket
 from reedbed.catalog.edit import Edit
 from reedbed.catalog.engine import Reader
 from reedbed.catalog.extents import Offers
+from reedbed.catalog.namers import OfVersion
 from reedbed.catalog.needs import check_new_id
 from reedbed.catalog.operations import digest_of
 from reedbed.catalog.records import OutcomeRow, SliceRow, UploadRow
@@ -75,14 +77,16 @@ def size(reader: Reader, upload_id: Id, bucket: Bucket, key: bytes) -> int:
     return head.size if head else 0
 
 
-def finish(edit: Edit, upload_id: Id, more: Sequence[SliceRow], offers: Offers) -> slices.Held:
-    """End an upload and hand its slices and `more` after them to a version."""
+def finish(
+    edit: Edit, namer: OfVersion, upload_id: Id, more: Sequence[SliceRow], offers: Offers, wanted: str
+) -> slices.Held:
+    """End an upload and hand its slices and `more` after them to a version that wants this profile."""
     row = get(edit.writer, upload_id)
     if more:
         slices.append(edit, upload_id, more, offers)
-    held: slices.Held = ((), None)
+    held = slices.Held()
     if slices.find(edit.writer, upload_id) is not None:
-        held = slices.settle(edit, upload_id)
+        held = slices.settle(edit, namer, upload_id, wanted)
     _remove(edit, upload_id, row)
     return held
 

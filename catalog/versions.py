@@ -14,6 +14,7 @@ from reedbed.catalog import keys, records, slices
 from reedbed.catalog.buckets import Bucket
 from reedbed.catalog.edit import Edit
 from reedbed.catalog.engine import Reader
+from reedbed.catalog.namers import OfVersion
 from reedbed.catalog.records import LatestRow, VersionRow
 from reedbed.common.errors import Corrupt, NotFound
 from reedbed.common.ids import Id, format_id
@@ -42,16 +43,25 @@ def from_object_row(reader: Reader, bucket: Bucket, row_key: bytes, data: bytes)
 
 def by_id(reader: Reader, bucket: Bucket, key: bytes, version: Id) -> VersionRow | None:
     """One version of an object, perhaps a delete marker."""
-    if not bucket.versioned:
-        row = current(reader, bucket, key)
-        return row if row is not None and row.version == version else None
-    index_key = keys.version_index(bucket.number, version)
-    data = reader.get(index_key)
-    if data is None:
+    found = locate(reader, OfVersion(version, bucket.number, bucket.versioned, key))
+    return None if found is None else found[1]
+
+
+def locate(reader: Reader, namer: OfVersion) -> tuple[bytes, VersionRow] | None:
+    """The row of a version, and its key; None if the version is gone."""
+    if namer.versioned:
+        index_key = keys.version_index(namer.bucket, namer.version)
+        data = reader.get(index_key)
+        if data is None:
+            return None
+        row_key = keys.version(namer.bucket, namer.key, records.LATEST.decode(data, index_key).seq)
+    else:
+        row_key = keys.objects(namer.bucket) + namer.key
+    stored = reader.get(row_key)
+    if stored is None:
         return None
-    version_key = keys.version(bucket.number, key, records.LATEST.decode(data, index_key).seq)
-    stored = reader.get(version_key)
-    return None if stored is None else records.VERSION.decode(stored, version_key)
+    row = records.VERSION.decode(stored, row_key)
+    return (row_key, row) if row.version == namer.version else None
 
 
 def newest(reader: Reader, bucket: Bucket, key: bytes) -> VersionRow | None:

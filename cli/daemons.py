@@ -98,6 +98,13 @@ def _serve(run: Callable[[asyncio.Event], Awaitable[None]], stop_with_stdin: boo
 @_seconds("--out-after-s", "From then until its places are given to others [default: 600].")
 @_seconds("--delete-grace-s", "How long what was deleted stays on disk [default: a day].")
 @_seconds("--horizon-lag-s", "Longest time from a client's first write to its commit [default: 900].")
+@click.option(
+    "--compact-below",
+    type=int,
+    default=None,
+    metavar="PERCENT",
+    help="Rewrite extents whose live bytes are worth less of what they hold; 0: never [default: 50].",
+)
 @click.option("--short-grace", is_flag=True, default=None, hidden=True, help="For tests: any --delete-grace-s.")
 @_daemon_options
 def catalogd(config: Path | None, stop_with_stdin: bool, as_json: bool, **flags: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reedbed.cli import safety, scrubs
+from reedbed.cli import rewrites, safety, scrubs
 from reedbed.cli.output import size_text, table_lines
 from reedbed.ec.profiles import parse_profile
 
@@ -102,6 +102,8 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
     yield "extents", f"{counts['live_extents']:,} live, {queues['degraded']:,} degraded, {queues['dropped']:,} dropped"
     if status.get("keeping"):
         yield from safety.facts(status["keeping"])
+    if status.get("rewriting"):
+        yield from rewrites.facts(status["rewriting"])
     yield "removals", f"{queues['removals']:,} shards waiting"
     yield "uploads", f"{counts['uploads']:,} under way"
     yield "log", f"term {log['term']}, entry {log['seq']:,}, kept from {log['floor']:,} on"

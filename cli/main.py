@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "upload": "reedbed.cli.uploads",
     "device": "reedbed.cli.device",
     "scrub": "reedbed.cli.scrub",
+    "recode": "reedbed.cli.recode",
     "catalogd": "reedbed.cli.daemons",
     "storaged": "reedbed.cli.daemons",
 }

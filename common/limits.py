@@ -47,6 +47,8 @@ ID_BLOCK_IDS: Final = 1 << 20  # ids of one leased block
 HORIZON_LAG_S: Final = 15 * 60.0
 UPLOAD_IDLE_S: Final = 7 * 24 * 3600.0
 LOG_WAIT_MAX_S: Final = 60.0
+COMPACT_BELOW: Final = 50  # percent of its cost that what is live in an extent is worth
+COMPACT_BELOW_MAX: Final = 75
 
 # Cluster
 PGS_PER_DEVICE: Final = 100  # and profile

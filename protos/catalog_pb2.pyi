@@ -799,14 +799,16 @@ class TasksRequest(_message.Message):
     def __init__(self, devices: _Optional[_Iterable[int]] = ..., boot: _Optional[int] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., room: _Optional[int] = ...) -> None: ...
 
 class TaskResult(_message.Message):
-    __slots__ = ("extent", "acks", "error")
+    __slots__ = ("extent", "acks", "error", "rewritten")
     EXTENT_FIELD_NUMBER: _ClassVar[int]
     ACKS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    REWRITTEN_FIELD_NUMBER: _ClassVar[int]
     extent: bytes
     acks: _containers.RepeatedCompositeFieldContainer[Ack]
     error: str
-    def __init__(self, extent: _Optional[bytes] = ..., acks: _Optional[_Iterable[_Union[Ack, _Mapping]]] = ..., error: _Optional[str] = ...) -> None: ...
+    rewritten: Rewritten
+    def __init__(self, extent: _Optional[bytes] = ..., acks: _Optional[_Iterable[_Union[Ack, _Mapping]]] = ..., error: _Optional[str] = ..., rewritten: _Optional[_Union[Rewritten, _Mapping]] = ...) -> None: ...
 
 class TasksReply(_message.Message):
     __slots__ = ("tasks", "floor", "ceiling")
@@ -819,16 +821,62 @@ class TasksReply(_message.Message):
     def __init__(self, tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ..., floor: _Optional[int] = ..., ceiling: _Optional[int] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("extent", "positions", "urgent", "epoch")
+    __slots__ = ("extent", "positions", "urgent", "epoch", "rewrite")
     EXTENT_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     URGENT_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REWRITE_FIELD_NUMBER: _ClassVar[int]
     extent: Extent
     positions: _containers.RepeatedScalarFieldContainer[int]
     urgent: bool
     epoch: int
-    def __init__(self, extent: _Optional[_Union[Extent, _Mapping]] = ..., positions: _Optional[_Iterable[int]] = ..., urgent: _Optional[bool] = ..., epoch: _Optional[int] = ...) -> None: ...
+    rewrite: Rewrite
+    def __init__(self, extent: _Optional[_Union[Extent, _Mapping]] = ..., positions: _Optional[_Iterable[int]] = ..., urgent: _Optional[bool] = ..., epoch: _Optional[int] = ..., rewrite: _Optional[_Union[Rewrite, _Mapping]] = ...) -> None: ...
+
+class Rewrite(_message.Message):
+    __slots__ = ("number", "profile", "extents", "pieces")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    EXTENTS_FIELD_NUMBER: _ClassVar[int]
+    PIECES_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    profile: str
+    extents: _containers.RepeatedCompositeFieldContainer[Extent]
+    pieces: _containers.RepeatedCompositeFieldContainer[Piece]
+    def __init__(self, number: _Optional[int] = ..., profile: _Optional[str] = ..., extents: _Optional[_Iterable[_Union[Extent, _Mapping]]] = ..., pieces: _Optional[_Iterable[_Union[Piece, _Mapping]]] = ...) -> None: ...
+
+class Piece(_message.Message):
+    __slots__ = ("extent", "offset", "length", "place", "sum")
+    EXTENT_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    SUM_FIELD_NUMBER: _ClassVar[int]
+    extent: int
+    offset: int
+    length: int
+    place: int
+    sum: int
+    def __init__(self, extent: _Optional[int] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ..., place: _Optional[int] = ..., sum: _Optional[int] = ...) -> None: ...
+
+class Rewritten(_message.Message):
+    __slots__ = ("number", "profile", "extent", "extents", "pieces", "unread", "code")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    EXTENT_FIELD_NUMBER: _ClassVar[int]
+    EXTENTS_FIELD_NUMBER: _ClassVar[int]
+    PIECES_FIELD_NUMBER: _ClassVar[int]
+    UNREAD_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    profile: str
+    extent: Extent
+    extents: _containers.RepeatedScalarFieldContainer[bytes]
+    pieces: _containers.RepeatedCompositeFieldContainer[Piece]
+    unread: _containers.RepeatedScalarFieldContainer[bytes]
+    code: str
+    def __init__(self, number: _Optional[int] = ..., profile: _Optional[str] = ..., extent: _Optional[_Union[Extent, _Mapping]] = ..., extents: _Optional[_Iterable[bytes]] = ..., pieces: _Optional[_Iterable[_Union[Piece, _Mapping]]] = ..., unread: _Optional[_Iterable[bytes]] = ..., code: _Optional[str] = ...) -> None: ...
 
 class OperateRequest(_message.Message):
     __slots__ = ("json",)

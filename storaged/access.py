@@ -1,4 +1,4 @@
-"""The cluster as the extents room wants to see it, from within a storaged: for the worker that rebuilds extents."""
+"""The cluster as the extents room wants to see it, from within a storaged: for the worker."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from reedbed.common.ids import Id
 from reedbed.common.metrics import Metrics
 from reedbed.extents.latency import LatencyBook
 from reedbed.protos.types import ClusterMap, Device
+from reedbed.storaged.ids import LeasedIds
 from reedbed.transport.lane import Reply
 from reedbed.transport.pool import LanePool
 
 
 class StorageAccess:
-    """A ClusterAccess. `fetch` asks the catalog for the map, `known` gives the one at hand."""
+    """A ClusterAccess. `fetch` asks the catalog for the map, `known` gives the one at hand; `ids` for new extents."""
 
     def __init__(
         self,
@@ -26,7 +27,9 @@ class StorageAccess:
         fetch: Callable[[], Awaitable[None]],
         clock: Clock,
         rng: random.Random,
+        ids: LeasedIds,
     ) -> None:
+        self._ids = ids
         self._pool = pool
         self._known = known
         self._fetch = fetch
@@ -44,7 +47,7 @@ class StorageAccess:
         return map_
 
     def log_position(self) -> tuple[int, int]:
-        """None is known here: the shards that are rebuilt say nothing new of the log."""
+        """None is known here: the shards that keeping writes say nothing new of the log."""
         return 0, 0
 
     async def refresh(self, newer_than: int, deadline: Deadline) -> ClusterMap:
@@ -71,5 +74,6 @@ class StorageAccess:
         )
 
     async def new_id(self, deadline: Deadline) -> Id:
-        """Nothing that a storaged does by itself makes an extent."""
-        raise Unavailable("a storaged names no extents", retryable=False)
+        """An id for an extent that is written for keeping."""
+        deadline.check("taking an id")
+        return await self._ids.take()

@@ -121,6 +121,10 @@ class Agent:
         """Tells the catalog of tasks that have ended, and takes others."""
         return await self._ask(methods.TASKS, request, catalog_pb2.TasksReply)
 
+    async def lease_ids(self) -> catalog_pb2.LeaseReply:
+        """A block of ids for extents that the worker writes."""
+        return await self._ask(methods.LEASE_IDS, catalog_pb2.LeaseRequest(), catalog_pb2.LeaseReply)
+
     async def fetch_map(self) -> None:
         """Asks the catalog for its present map."""
         epoch = self._map.epoch if self._map else 0

@@ -27,6 +27,7 @@ from reedbed.common.errors import (
 )
 from reedbed.storaged.access import StorageAccess
 from reedbed.storaged.agent import CALL_S, TWICE_S, Agent
+from reedbed.storaged.ids import LeasedIds
 from reedbed.storaged.pace import Pace
 from reedbed.storaged.service import StorageService
 from reedbed.storaged.settings import StoragedSettings
@@ -173,7 +174,8 @@ async def run_process(
             return
         for number, store in zip(numbers, agent.stores, strict=True):
             service.serve(number, store)
-        access = StorageAccess(pool, lambda: agent.map, agent.fetch_map, state.clock, world.rng)
+        ids = LeasedIds(agent.lease_ids, state.clock)
+        access = StorageAccess(pool, lambda: agent.map, agent.fetch_map, state.clock, world.rng, ids)
         boot = world.rng.getrandbits(63)
         worker = Worker(access, agent.exchange, lambda: agent.numbers, agent.work, service.foreground, boot)
         log.info("serving devices %s at %s, pid %d", numbers, address, os.getpid())

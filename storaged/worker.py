@@ -1,4 +1,4 @@
-"""The worker: carries out the planner's tasks, "make this extent be as planned", and reports what became of them.
+"""The worker: has the planner's tasks carried out (carrying.py), and reports what became of them.
 
 Invariants:
 - A task is reported once it has ended, and again until the catalog has answered; what was not reported is given again.
@@ -17,9 +17,8 @@ from reedbed.common.clock import Deadline
 from reedbed.common.errors import ReedbedError
 from reedbed.common.limits import MIB
 from reedbed.extents.context import ClusterAccess
-from reedbed.extents.rebuild import bytes_to_write, memory_of, rebuild_extent
 from reedbed.protos import catalog_pb2
-from reedbed.protos.convert import extent_from_message
+from reedbed.storaged.carrying import carry_out, failed, is_rewrite, memory_of
 from reedbed.storaged.politeness import Foreground, Politeness
 
 MEMORY: Final = 96 * MIB
@@ -103,20 +102,21 @@ class Worker:
         del self._results[: len(results)]
         if reply.floor and reply.ceiling:
             self._politeness.floor, self._politeness.ceiling = reply.floor, reply.ceiling
-        self._waiting.extend(reply.tasks)
+        # what brings redundancy back goes before what saves room
+        self._waiting = deque(sorted((*self._waiting, *reply.tasks), key=is_rewrite))
         return len(reply.tasks)
 
     def _start(self) -> None:
         while self._waiting and len(self._running) < AT_ONCE:
             message = self._waiting[0]
-            size = memory_of(message.extent.lengths, len(message.positions))
+            size = memory_of(message)
             if self._running and self._memory + size > MEMORY:
                 return
             self._waiting.popleft()
             self._memory += size
             task = asyncio.get_running_loop().create_task(self._carry_out(message, size))
             self._running.add(task)
-            task.add_done_callback(lambda task, extent_id=message.extent.id: self._ended(task, extent_id))  # type: ignore[misc]
+            task.add_done_callback(lambda task, message=message: self._ended(task, message))  # type: ignore[misc]
 
     async def _carry_out(self, message: catalog_pb2.Task, size: int) -> None:
         try:
@@ -128,38 +128,30 @@ class Worker:
         finally:
             self._memory -= size
 
-    def _ended(self, task: asyncio.Task[None], extent_id: bytes) -> None:
+    def _ended(self, task: asyncio.Task[None], message: catalog_pb2.Task) -> None:
         self._running.discard(task)
         if not task.cancelled() and (bug := task.exception()) is not None:
             log.error("a task failed", exc_info=bug)
-            self._results.append(catalog_pb2.TaskResult(extent=extent_id, error=f"the worker failed: {bug!r}"))
+            self._results.append(failed(message, ReedbedError.code, f"the worker failed: {bug!r}"))
 
     async def _one(self, message: catalog_pb2.Task) -> None:
-        try:
-            extent = extent_from_message(message.extent)
-            await self._pace(bytes_to_write(extent.lengths, message.positions))
-            deadline = Deadline(TASK_S, self._access.clock)  # the pace may take longer than that, where it is slow
-            began = self._now()
-            if self._access.map.epoch < message.epoch:
-                await self._access.refresh(message.epoch - 1, deadline)
-            done = await rebuild_extent(self._access, extent, message.positions, deadline)
-        except ReedbedError as error:
-            self._results.append(catalog_pb2.TaskResult(extent=message.extent.id, error=str(error)))
+        began, waited = self._now(), 0.0
+
+        async def pace(size: int) -> None:
+            nonlocal waited
+            wait = self._politeness.wait_for(size, self._now())
+            waited += wait
+            if wait:
+                await asyncio.sleep(wait)
+
+        done = await carry_out(self._access, message, lambda: Deadline(TASK_S, self._access.clock), pace)
+        self._results.append(done.result)
+        if not done.written:
             return
-        if done.error:
-            log.warning("an extent is not as planned yet: %s", done.error)
-        acks = [
-            catalog_pb2.Ack(position=ack.position, device=ack.device, incarnation=ack.incarnation) for ack in done.acks
-        ]
-        self._results.append(catalog_pb2.TaskResult(extent=message.extent.id, acks=acks, error=done.error))
-        pause = self._politeness.pause_after(self._now() - began, done.written, self._share(), message.urgent)
+        took = self._now() - began - waited
+        pause = self._politeness.pause_after(took, done.written, self._share(), message.urgent)
         if pause:
             await asyncio.sleep(pause)
-
-    async def _pace(self, size: int) -> None:
-        wait = self._politeness.wait_for(size, self._now())
-        if wait:
-            await asyncio.sleep(wait)
 
     def _share(self) -> float:
         return self._foreground.share(self._now())

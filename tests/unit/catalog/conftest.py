@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 import lmdb
 import pytest
 
-from reedbed.catalog import audit, buckets, commits, listing, log, lookup
+from reedbed.catalog import audit, buckets, commits, indexing, listing, log, lookup
 from reedbed.catalog.cluster import Cluster, HeartbeatAnswer, Report
 from reedbed.catalog.edit import Edit, editing
 from reedbed.catalog.engine import Engine, Reader, Writer
@@ -25,6 +25,7 @@ from reedbed.catalog.mapstate import Registration
 from reedbed.catalog.memory import MemoryEngine
 from reedbed.catalog.needs import Needs
 from reedbed.catalog.removals import Removals
+from reedbed.catalog.rewriting import Rewriting
 from reedbed.catalog.twins import manual_needs
 from reedbed.common.clock import ManualClock
 from reedbed.common.ids import Id
@@ -142,6 +143,16 @@ class Rack:
         )
 
         self.keeping = Keeping(engine, self.transactor, self.keeper, self.needs, clock)
+        self.rewriting = Rewriting(
+            engine,
+            self.transactor,
+            self.keeper,
+            self.needs,
+            clock,
+            self.cluster.lease,
+            self.cluster.ensure_profile,
+            more.get("compact_below", 50),
+        )
 
     async def listens(self, address: str) -> bool:
         return address in self.listening
@@ -206,6 +217,7 @@ class World:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.needs, self.leases, self.judge, self.clock = manual_needs()
+        self.change(lambda edit: indexing.step(edit, 1))
 
     def change(self, fn: Callable[[Edit], T]) -> T:
         with self.engine.write() as writer, editing(writer, self.needs) as edit:
@@ -215,8 +227,8 @@ class World:
         with self.engine.read() as reader:
             return fn(reader)
 
-    def bucket(self, name: str = "data", versioned: bool = False) -> buckets.Bucket:
-        return self.change(lambda edit: buckets.create(edit, name, versioned, "rs-2-1"))
+    def bucket(self, name: str = "data", versioned: bool = False, profile: str = "rs-2-1") -> buckets.Bucket:
+        return self.change(lambda edit: buckets.create(edit, name, versioned, profile))
 
     def extent(self, *lengths: int, **more: Any) -> pb.Extent:
         """A new extent with every shard acknowledged but those of positions `lost`."""

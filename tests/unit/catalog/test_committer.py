@@ -286,6 +286,7 @@ async def test_errors_of_a_lookup_are_told_apart(client: Client, world: World) -
 
 
 async def test_bad_messages_and_too_much_at_once_are_refused(client: Client, engine: Gated) -> None:
+    before = engine.redo_position()
     for method, handler in client.service.handlers.items():
         with pytest.raises(InvalidArgument):
             await handler(Request(method, b"\xff\xff\xff", (), Deadline(10), 0, 0))
@@ -298,4 +299,4 @@ async def test_bad_messages_and_too_much_at_once_are_refused(client: Client, eng
         await client(methods.REGISTER, register, pb.RegisterReply)
     with pytest.raises((InvalidArgument, LogTrimmed)):
         await client(methods.READ_LOG, pb.ReadLogRequest(after=pb.LogPosition(term=1, seq=9)), pb.ReadLogReply)
-    assert engine.redo_position() == 0
+    assert engine.redo_position() == before

@@ -14,6 +14,7 @@ from reedbed.catalog.records import SliceRow
 from reedbed.catalog.removals import EXTENTS_PER_STEP, ORDERS_PER_ANSWER
 from reedbed.common.errors import BelowHorizon, Unavailable
 from reedbed.common.ids import Id, IdBlock
+from reedbed.common.limits import READ_DEADLINE_MAX_S
 from reedbed.protos.types import Ack, Extent, PlacementGroup, Position
 
 GRACE = 3600.0
@@ -101,6 +102,22 @@ async def test_nothing_is_ordered_before_the_grace_and_nothing_of_live_extents_e
     assert await one.removals.step() == 1
     assert {order.extent for number in (1, 2, 3) for order in await ordered(one, number)} == {gone.id}
     assert kept.id not in {order.extent for number in (1, 2, 3) for order in await ordered(one, number)}
+
+
+async def test_where_space_is_short_the_grace_is_that_of_the_longest_read(rack: Any) -> None:
+    one = rack(grace_s=10 * GRACE, lag_s=LAG)
+    await one.add(1, 2, 3)
+    await one.cluster.ensure_profile("rs-2-1")
+    (gone,) = await written(one)
+    drop(one, [gone])
+    await pass_time(one, READ_DEADLINE_MAX_S + 100)
+    assert await one.removals.step() == 0
+    await one.beat(2, used=86 << 30)
+    assert await one.removals.step() == 1
+    (gone,) = await written(one)
+    drop(one, [gone])
+    await pass_time(one, READ_DEADLINE_MAX_S - 100)
+    assert await one.removals.step() == 0, "reads may still ask for it"
 
 
 async def test_nothing_is_ordered_above_the_horizon(rack: Any) -> None:
