@@ -23,7 +23,7 @@ from reedbed.catalog.edit import Edit
 from reedbed.catalog.engine import Reader
 from reedbed.catalog.namers import OfVersion
 from reedbed.catalog.records import RecodeJobRow, VersionRow
-from reedbed.common.errors import NotFound, ResourceExhausted
+from reedbed.common.errors import InvalidArgument, NotFound, ResourceExhausted
 from reedbed.common.ids import Id
 from reedbed.common.limits import SLICES_CHUNK
 from reedbed.ec.profiles import Profile, parse_profile
@@ -136,8 +136,14 @@ class Plan:
 
 
 def plan(reader: Reader, name: str, scope: Scope, profile: str, after: bytes, limit: int) -> Plan:
-    """What an order would take, of up to `limit` slices or versions behind the row `after`. NotFound (the bucket)."""
+    """What an order would take, of up to `limit` slices or versions behind the row `after`.
+
+    NotFound (the bucket), InvalidArgument (`after` is no row that is meant).
+    """
     bucket = buckets.get(reader, name)
+    start, end = _range(bucket.number, bucket.versioned, scope)
+    if after and not (start <= after and (end is None or after < end)):
+        raise InvalidArgument("not a place to go on from", hint="Give `after` as the last plan told it")
     found, target = Plan(), parse_profile(profile)
     left = limit
     for row_key, _, row in _rows(reader, bucket.number, bucket.versioned, scope, after):
@@ -180,16 +186,20 @@ def _scope(job: RecodeJobRow) -> Scope:
     return Scope(job.prefix, job.exact)
 
 
+def _range(number: int, versioned: bool, scope: Scope) -> tuple[bytes, bytes | None]:
+    """The keys of the rows that are meant."""
+    if versioned:
+        start = keys.versions_of(number, scope.prefix) if scope.exact else keys.versions_under(number, scope.prefix)
+        return start, keys.after(start)
+    start = keys.objects(number) + scope.prefix
+    return start, start + b"\x00" if scope.exact else keys.after(start)
+
+
 def _rows(
     reader: Reader, number: int, versioned: bool, scope: Scope, after: bytes = b""
 ) -> Iterator[tuple[bytes, bytes, VersionRow]]:
     """(key of the row, object's key, row) of all versions that are meant, in order, from behind the row `after` on."""
-    if versioned:
-        start = keys.versions_of(number, scope.prefix) if scope.exact else keys.versions_under(number, scope.prefix)
-        end = keys.after(start)
-    else:
-        start = keys.objects(number) + scope.prefix
-        end = start + b"\x00" if scope.exact else keys.after(start)
+    start, end = _range(number, versioned, scope)
     for row_key, data in reader.scan(after + b"\x00" if after else start, end):
         key = keys.split_version(row_key)[0] if versioned else row_key[len(keys.objects(number)) :]
         yield row_key, key, records.VERSION.decode(data, row_key)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reedbed.catalog import buckets, recode_jobs, recoding, slices, versions
 from reedbed.catalog import edit as edits
 from reedbed.catalog.recode_jobs import Scope
-from reedbed.common.errors import NotFound, ResourceExhausted
+from reedbed.common.errors import InvalidArgument, NotFound, ResourceExhausted
 from reedbed.common.ids import Id
 from reedbed.protos import catalog_pb2 as pb
 
@@ -206,6 +206,9 @@ def test_a_plan_counts_what_has_another_profile(world: World) -> None:
         if not after:
             break
     assert (total, pages) == (750, 6)
+    for wild in (b"b", b"o", b"o\x00\x00\x00\x02a", b"v", b"\xff"):
+        with pytest.raises(InvalidArgument):
+            world.look(lambda reader, wild=wild: recode_jobs.plan(reader, "data", ALL, "rs-3-1", wild, 2))  # type: ignore[misc]
 
 
 def test_a_list_of_one_version_just_wants_another_profile(world: World) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from reedbed.catalog import audit, buckets, commits, extents, lookup, recoding
 from reedbed.catalog.edit import Edit, editing
+from reedbed.catalog.operating import operate
 from reedbed.catalog.recode_jobs import Scope
 from reedbed.catalog.records import SliceRow
 from reedbed.catalog.rewriting import Rewrite, Rewritten
 from reedbed.catalog.swaps import Moved
 from reedbed.common.checksums import crc32c
-from reedbed.common.errors import DiskFull, InvalidArgument
+from reedbed.common.errors import DiskFull, InvalidArgument, NotFound
 from reedbed.common.ids import Id, IdBlock
 from reedbed.ec.cut import choose_packing
 from reedbed.ec.profiles import parse_profile
@@ -380,3 +382,30 @@ async def test_a_report_with_pieces_that_never_were_changes_nothing(site: Site) 
     await site.rack.rewriting.record(ONE, [outside])
     assert site.read("a") == b"some bytes"
     assert site.problems() == []
+
+
+async def test_orders_as_an_operator_gives_them(site: Site) -> None:
+    await site.put(("a", b"some bytes"), ("b/c", b"and others"))
+
+    async def give(**fields: Any) -> dict[str, Any]:
+        order = msgspec.json.encode({"do": "recode", "bucket": "data", "profile": "rs-3-1", **fields})
+        return await operate(site.rack.keeping, site.rack.rewriting, order)
+
+    for wrong in (
+        {"prefix": "a", "key": "a"},
+        {"profile": "rs-3"},
+        {"profile": "rs-30-1"},
+        {"prefix": "x" * 2000},
+        {"plan": True, "after": "no digits"},
+        {"plan": True, "after": "6f"},
+        {"size": 7},
+        {"bucket": "no such bucket"},
+    ):
+        with pytest.raises((InvalidArgument, NotFound)):
+            await give(**wrong)
+    assert site.status()["orders"] == []
+    told = await give(plan=True, prefix="b/")
+    assert (told["versions"], told["bytes"], told["after"]) == (1, 10, "")
+    assert (await give(key="b/c"))["key"] == "b/c"
+    assert (await give(prefix="b/"))["prefix"] == "b/"
+    assert [order["exact"] for order in site.status()["orders"]] == [False], "the second concerns all of the first"
