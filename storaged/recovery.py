@@ -217,8 +217,8 @@ class Recovery:
                 self._damage.region(number, 0, SEGMENT_HEADER)
             if last and self._writable:
                 file.sync()  # what is found below counts as durable from here on
-            self._book.extend(number, size)
             if size < start:
+                self._book.extend(number, size)
                 self._damage.region(number, size, start - size)
                 self._done.end, self._done.sealed = Position(number, start), True
                 return
@@ -226,8 +226,10 @@ class Recovery:
                 self._replay_older(file, number, start, size)
             elif (end := self._replay_last(file, number, start, size)) is not None:
                 self._done.end, self._done.sealed = Position(number, padded(end)), False
+                size = end  # what was cut off is no place to look for records
             else:
                 self._done.end, self._done.sealed = Position(number + 1, 0), True
+            self._book.extend(number, size)
         finally:
             file.close()
 
