@@ -61,8 +61,8 @@ def as_of(row: ExtentRow, mark: MarkRow | None) -> ExtentRow:
         row,
         generation=mark.generation,
         present=present,
-        gone=(row.gone & ~shifted) | (mark.gone & present),
-        moving=(row.moving & ~shifted) | (mark.moving & present),
+        gone=(row.gone & ~shifted & ~mark.back) | (mark.gone & present),
+        moving=(row.moving & ~shifted & ~mark.back) | (mark.moving & present) | (mark.back & present & ~at_source),
     )
 
 

@@ -128,7 +128,8 @@ class MarkRow(Struct, array_like=True, frozen=True):
     """What a PG's change to `generation` did to the shards of older extents; `after` is the id up to which it is noted.
 
     Bit i: position i has another device, and its old one is the source now, out of service (`gone`) or in it
-    (`moving`); or (`lost`) it kept its source, and what its device had is lost.
+    (`moving`); or (`lost`) it kept its source, and what its device had is lost; or (`back`) device and source, both in
+    service, changed places.
     """
 
     generation: U64
@@ -136,6 +137,7 @@ class MarkRow(Struct, array_like=True, frozen=True):
     moving: U64 = 0
     lost: U64 = 0
     after: bytes = b""
+    back: U64 = 0
 
 
 class SliceListRow(Struct, array_like=True, frozen=True):

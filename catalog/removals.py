@@ -28,6 +28,7 @@ from reedbed.catalog.engine import Engine, Reader, Writer
 from reedbed.catalog.leases import Leases, Transactor
 from reedbed.catalog.mapkeeper import MapKeeper
 from reedbed.catalog.needs import Needs
+from reedbed.catalog.released import holders
 from reedbed.common.errors import Corrupt
 from reedbed.common.ids import ID_BYTES, Id
 from reedbed.protos.types import ClusterMap, Extent
@@ -53,20 +54,26 @@ class Order:
     generation: int
 
 
-def orders_for_extent(map_: ClusterMap, extent: Extent, first_number: int) -> list[Order]:
-    """One order for each device that may hold a shard, acknowledged or not: the answer may have been lost."""
+def orders_for_extent(
+    map_: ClusterMap, extent: Extent, first_number: int, before: Iterable[tuple[int, int]] = ()
+) -> list[Order]:
+    """One order for each device that may hold a shard, acknowledged or not: the answer may have been lost.
+
+    `before`: (position, device) where the PG's shards lay before, and some may lie still.
+    """
     pg = map_.pgs.get(extent.pg)
     if pg is None:
         return []
-    orders: list[Order] = []
-    for index, place in enumerate(pg.positions):
-        if index < extent.k and not extent.lengths[index]:
-            continue
-        for device in (place.device, place.source):
-            if device in map_.devices:
-                number = first_number + len(orders)
-                orders.append(Order(number, device, extent.id, index, pg.id, max(pg.generation, extent.generation)))
-    return orders
+    places = {(index, number) for index, place in enumerate(pg.positions) for number in (place.device, place.source)}
+    generation = max(pg.generation, extent.generation)
+    return [
+        Order(first_number + count, device, extent.id, index, pg.id, generation)
+        for count, (index, device) in enumerate(
+            (index, device)
+            for index, device in sorted(places | set(before))
+            if device in map_.devices and (index >= extent.k or extent.lengths[index])
+        )
+    ]
 
 
 def _order_key(device: int, number: int) -> bytes:
@@ -146,7 +153,8 @@ class Removals:
             row = extents.get(writer, extent_id)
             if row is None or row.dropped_ms is None or not extents.forget_dropped(edit, extent_id):
                 continue
-            orders = orders_for_extent(self._keeper.deciding(), extents.to_type(extent_id, row), number)
+            before = holders(writer, row.pg)
+            orders = orders_for_extent(self._keeper.deciding(), extents.to_type(extent_id, row), number, before)
             for order in orders:
                 value = _ORDER.pack(order.extent, order.index, order.pg, order.generation)
                 writer.put(_order_key(order.device, order.number), value)
