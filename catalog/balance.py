@@ -2,14 +2,14 @@
 
 What holds for every plan:
 
-- A move takes a position from a device that has more than its share, for its weight, than the one that gets it has then:
-  so no plan moves more positions than balance requires, and of what a plan leaves there is nothing to move.
-- After each move the group's devices differ, no domain of the chosen level has more than m of its shards, and its shards
-  are spread over domains as evenly as before, or more so.
+- A move takes a position from a device that has at least as much for its weight afterwards as the one that gets it: so
+  no plan moves more positions than balance requires, and of what a plan leaves there is nothing to move.
+- After each move the group's devices differ, no domain of the chosen level has more than m of its shards, and these are
+  spread over domains as evenly as before, or more so.
 - Of positions that would do, those are taken whose bytes bring the receiver closest to its share of bytes, and of their
   numbers in the group the one that the receiver has least of: so every device stays first equally often.
-- `plan_swaps` exchanges two positions of the same number, a full one against a lighter one, where devices differ in bytes
-  although each has its share of positions. It changes no count, and brings the two closer to each other.
+- `plan_swaps` exchanges two positions of the same number, a full one against a lighter one, where devices differ in
+  bytes although each has its share of positions. It changes no count, and brings the two closer to each other.
 """
 
 from __future__ import annotations

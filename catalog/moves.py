@@ -2,9 +2,9 @@
 
 What holds for every plan:
 
-- A position moves only off a device that is out, failed, leaving, gone from the map or full, or because `Shift` says so
-  (balance.py), and only to one that is up, has room, and keeps the failure domains; where there is none it stays, and is
-  planned again with the next map.
+- A position moves only off a device that is out, failed, leaving, gone from the map or full, or because a `Shift` says
+  so, and only to one that is up, has room, and keeps the failure domains; where there is none it stays, and is planned
+  again with the next map.
 - The old device becomes the position's source until every extent of the PG has its shard at the new one; so a device
   that comes back before that serves what it has. A position has one source: of two candidates the one in service.
 - A PG changes only when what its last change did is noted in all of its extents (`MarkRow`).
@@ -122,10 +122,13 @@ def plan_moves(
     )
 
 
-def begin(map_: ClusterMap, shifts: Iterable[Shift], blocked: Collection[int]) -> Moves:
+def begin(
+    map_: ClusterMap, shifts: Iterable[Shift], blocked: Collection[int], full: Collection[int] = frozenset()
+) -> Moves:
     """The first steps of these moves that may be made now, in their order; `blocked` PGs must not change yet.
 
-    Moves that the map has left behind are passed over, and so are those off and to devices that are not up. While a position moves, its shards lie on both devices: of both no domain may hold more than m shards of an extent.
+    Moves that the map has left behind are passed over, and so are those off and to devices that are not up. While a
+    position moves, its shards lie on both devices: of both no domain may hold more than m shards of an extent.
     """
     level = check_cluster_settings(map_.level, map_.default_profile)
     domains = {device.number: domain_of(device, level) for device in placed(map_.devices.values())}
@@ -137,7 +140,8 @@ def begin(map_: ClusterMap, shifts: Iterable[Shift], blocked: Collection[int]) -
             shift.pg not in stopped
             and pg.positions[shift.position] == Position(shift.source)
             and shift.position not in given
-            and all(_is_up(map_, number) for number in (shift.source, shift.device))
+            and shift.device not in full
+            and all(is_up(map_, number) for number in (shift.source, shift.device))
         )
         if may and _fits(pg, {**given, shift.position: shift.device}, domains):
             groups.setdefault(shift.pg, {})[shift.position] = shift.device
@@ -154,7 +158,7 @@ def begin(map_: ClusterMap, shifts: Iterable[Shift], blocked: Collection[int]) -
     return Moves((), tuple(changed), marks)
 
 
-def _is_up(map_: ClusterMap, number: int) -> bool:
+def is_up(map_: ClusterMap, number: int) -> bool:
     device = map_.devices.get(number)
     return device is not None and device.state == "up"
 
@@ -172,9 +176,7 @@ def _fits(pg: PlacementGroup, given: Mapping[int, int], domains: Mapping[int, st
 class _State:
     """What is known of devices and of what PGs lack."""
 
-    def __init__(
-        self, map_: ClusterMap, leaving: frozenset[int], full: frozenset[int], lacks: Iterable[Lack]
-    ) -> None:
+    def __init__(self, map_: ClusterMap, leaving: frozenset[int], full: frozenset[int], lacks: Iterable[Lack]) -> None:
         self._map = map_
         self._leaving = leaving
         self.full = full

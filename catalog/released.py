@@ -50,7 +50,9 @@ def decode(key: bytes, value: bytes) -> Leftover:
     after = value[_VALUE.size :]
     if len(key) != len(ROWS) + _KEY.size or len(value) < _VALUE.size or len(after) not in (0, ID_BYTES):
         raise Corrupt("a row of a released source is cut short", where=f"catalog key {key!r}")
-    return Leftover(*_KEY.unpack(key[len(ROWS) :]), *_VALUE.unpack(value[: _VALUE.size]), after)
+    pg, position, device = _KEY.unpack(key[len(ROWS) :])
+    generation, incarnation, walked_ms = _VALUE.unpack(value[: _VALUE.size])
+    return Leftover(pg, position, device, generation, incarnation, walked_ms, after)
 
 
 def note(writer: Writer, map_: ClusterMap, released: Iterable[Released]) -> None:

@@ -129,7 +129,12 @@ class Removals:
                 self._open[device] = self._open.get(device, 0) + 1
 
     async def step(self) -> int:
-        """Turns some due extents into orders; returns how many extents. Call again at once while it is not 0."""
+        """Turns some due extents into orders; returns how many extents. Call again at once while it is not 0.
+
+        Orders of devices that have left are forgotten.
+        """
+        for device in [number for number in self.open_orders() if number not in self._keeper.map.devices]:
+            await self.cleaned(device)
         before = self._leases.shown_before(self._grace_s)
         with self._engine.read() as reader:
             oldest = extents.dropped(reader, before, EXTENTS_PER_STEP)

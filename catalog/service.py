@@ -121,7 +121,8 @@ class ClusterCalls:
         answer = _answer(await self._cluster.heartbeat(message.epoch, reports, message.address))
         answer.noted.extend(await self._comparing.noted(reports))
         devices = self._cluster.map.devices
-        answer.work = self._keeping.has_work({devices[report.number].address for report in reports})
+        addresses = {device.address for report in reports if (device := devices.get(report.number)) is not None}
+        answer.work = self._keeping.has_work(addresses)
         return _response(answer)
 
     async def _tasks(self, request: Request) -> Response:
@@ -135,6 +136,7 @@ class ClusterCalls:
                     tuple(Ack(ack.position, ack.device, ack.incarnation) for ack in result.acks),
                 ),
                 result.error,
+                tuple(result.full),
             )
             for result in message.results
         ]

@@ -16,7 +16,7 @@ from typing import Final
 
 from reedbed.common.checksums import Buffer
 from reedbed.common.clock import Deadline
-from reedbed.common.errors import Corrupt, DataLoss, ReedbedError, Unavailable
+from reedbed.common.errors import Corrupt, DataLoss, DiskFull, ReedbedError, Unavailable
 from reedbed.ec.codec import codec_for
 from reedbed.ec.cut import Layout, block_borders
 from reedbed.ec.plan import DecodePlan, rebuild_plan
@@ -27,18 +27,19 @@ from reedbed.extents.context import ClusterAccess
 from reedbed.extents.offload import off_loop
 from reedbed.protos import convert, storage_pb2
 from reedbed.protos.methods import PUT_SHARD
-from reedbed.protos.types import Ack, Extent
+from reedbed.protos.types import Ack, Device, Extent
 
 _TRIES: Final = 4  # plans, each without the shards that failed before
 
 
 @dataclass(slots=True)
 class Rebuilt:
-    """What came of it: who took which shard, bytes written, and why not all were."""
+    """What came of it: who took which shard, bytes written, and why not all were; `full` devices had no room."""
 
     acks: list[Ack] = field(default_factory=list)
     written: int = 0
     error: str = ""
+    full: list[int] = field(default_factory=list)
 
 
 def memory_of(lengths: Sequence[int], positions: int) -> int:
@@ -103,9 +104,8 @@ class _Rebuilder:
             into = memoryview(bytearray(self._layout.length_of(shard)))
             own: list[BlockRows] = []
             try:
-                device = self._access.map.devices[source]
                 wanted = self._rows_of(shard, ())
-                rows = await self._asker.ask_device(device, shard, ((0, len(into)),), into, wanted, own)
+                rows = await self._asker.ask_device(source, shard, ((0, len(into)),), into, wanted, own)
             except ReedbedError as error:
                 self._asker.bad[shard] = error
                 return None
@@ -115,12 +115,12 @@ class _Rebuilder:
         found = await asyncio.gather(*(copy(shard) for shard in self._positions))
         return {shard: data for shard, data in zip(self._positions, found, strict=True) if data is not None}
 
-    def _source_of(self, shard: int) -> int | None:
+    def _source_of(self, shard: int) -> Device | None:
         map_ = self._access.map
         pg = map_.pgs.get(self._extent.pg)
         source = pg.positions[shard].source if pg is not None else 0
         device = map_.devices.get(source)
-        return source if device is not None and device.state in ("up", "failed") else None
+        return device if device is not None and device.state in ("up", "failed") else None
 
     async def _computed(self, lost: list[int]) -> dict[int, Buffer]:
         held: dict[int, memoryview] = {}
@@ -200,6 +200,9 @@ class _Rebuilder:
         async def put(shard: int, data: Buffer) -> ReedbedError | None:
             try:
                 self.result.acks.append(await self._put(shard, data))
+            except DiskFull as error:
+                self.result.full.append(self._access.map.pgs[self._extent.pg].positions[shard].device)
+                return error
             except ReedbedError as error:
                 return error
             self.result.written += len(data)

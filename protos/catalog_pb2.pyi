@@ -799,14 +799,16 @@ class TasksRequest(_message.Message):
     def __init__(self, devices: _Optional[_Iterable[int]] = ..., boot: _Optional[int] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., room: _Optional[int] = ...) -> None: ...
 
 class TaskResult(_message.Message):
-    __slots__ = ("extent", "acks", "error")
+    __slots__ = ("extent", "acks", "error", "full")
     EXTENT_FIELD_NUMBER: _ClassVar[int]
     ACKS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    FULL_FIELD_NUMBER: _ClassVar[int]
     extent: bytes
     acks: _containers.RepeatedCompositeFieldContainer[Ack]
     error: str
-    def __init__(self, extent: _Optional[bytes] = ..., acks: _Optional[_Iterable[_Union[Ack, _Mapping]]] = ..., error: _Optional[str] = ...) -> None: ...
+    full: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, extent: _Optional[bytes] = ..., acks: _Optional[_Iterable[_Union[Ack, _Mapping]]] = ..., error: _Optional[str] = ..., full: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TasksReply(_message.Message):
     __slots__ = ("tasks", "floor", "ceiling")

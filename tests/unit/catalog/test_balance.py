@@ -47,7 +47,9 @@ def sizes_for(groups: Mapping[int, Group], source: random.Random, empty: float =
     made = {}
     for key, group in groups.items():
         base = 0 if source.random() < empty else source.randrange(1, 1000)
-        made[key] = [base + (source.randrange(0, 50) if position == 0 and base else 0) for position in range(len(group))]
+        made[key] = [
+            base + (source.randrange(0, 50) if position == 0 and base else 0) for position in range(len(group))
+        ]
     return made
 
 

@@ -102,10 +102,10 @@ class Model:
         """An operator lets a device leave, or stay after all."""
         number = self.random.choice(sorted(self.disks.held))
         if self.random.random() < 0.4:
-            await self.rack.keeping.undrain(number)
+            await self.rack.keeping.undrain([number])
             return
         with contextlib.suppress(PreconditionFailed):  # too many leave or are away already
-            await self.rack.keeping.drain(number, plan=False)
+            await self.rack.keeping.drain([number], plan=False)
 
     async def come_back(self, number: int | None = None) -> None:
         away = sorted(set(self.disks.held) - self.disks.running)
@@ -264,12 +264,12 @@ async def test_a_drained_device_ends_empty_and_no_extent_is_less_safe_meanwhile(
     await model.begin(devices=6)
     for _ in range(40):
         await model.write()
-    planned = await model.rack.keeping.drain(2, plan=True)
+    planned = await model.rack.keeping.drain([2], plan=True)
     assert planned["possible"]
     assert planned["positions"] == sum(place.device == 2 for pg in model.map.pgs.values() for place in pg.positions)
     assert not any(place.source for pg in model.map.pgs.values() for place in pg.positions)
     old = dict(model.map.pgs)
-    await model.rack.keeping.drain(2, plan=False)
+    await model.rack.keeping.drain([2], plan=False)
     moved = 0
     for turn in range(300):
         # writers that have not heard of the move until its devices have
@@ -300,16 +300,16 @@ async def test_a_drain_without_places_or_room_is_refused_with_what_is_missing(ra
     model = Model(rack(profile=PROFILE, lag_s=20.0), 4)
     await model.begin(devices=4)
     with pytest.raises(PreconditionFailed, match="no other device"):
-        await model.rack.keeping.drain(1, plan=False)
-    assert not (await model.rack.keeping.drain(1, plan=True))["possible"]
+        await model.rack.keeping.drain([1], plan=False)
+    assert not (await model.rack.keeping.drain([1], plan=True))["possible"]
     await model.rack.add(5)
     await model.rack.beat(5, used=80 << 30)
     await model.rack.beat(2, 3, 4, used=89 << 30)
     await model.rack.beat(1, used=70 << 30)
     with pytest.raises(PreconditionFailed, match="room"):
-        await model.rack.keeping.drain(1, plan=False)
+        await model.rack.keeping.drain([1], plan=False)
     with pytest.raises(NotFound):
-        await model.rack.keeping.drain(9, plan=True)
+        await model.rack.keeping.drain([9], plan=True)
     assert model.rack.keeping.status()["leaving"] == []
 
 
