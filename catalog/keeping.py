@@ -127,6 +127,7 @@ class Keeping:
             released.note(writer, self._keeper.map, planned.released)
 
         map_ = await self._keeper.change(decide, also)
+        self.balancing.began(len(begun.pgs), map_)
         self._stuck = planned.stuck
         if planned.marks:
             _log.warning("%d placement groups have positions on other devices now", len(planned.marks))

@@ -62,15 +62,18 @@ def as_of(row: ExtentRow, mark: MarkRow | None) -> ExtentRow:
     if mark is None or row.generation >= mark.generation:
         return row
     at_source = row.gone | row.moving
-    shifted = mark.gone | mark.moving
+    shifted = (mark.gone | mark.moving) & ~mark.back
     # what lay at the source before has nobody left who holds it, as has what lay at a device that is no source now
-    present = row.present & ~(shifted & at_source) & ~(mark.lost & ~at_source)
+    present = row.present & ~(shifted & at_source) & ~(mark.lost & ~shifted & ~at_source)
+    # what lay at the source lies at the device again, and the other way round
+    away = mark.back & present & ~at_source
+    kept = ~shifted & ~mark.back
     return msgspec.structs.replace(
         row,
         generation=mark.generation,
         present=present,
-        gone=(row.gone & ~shifted & ~mark.back) | (mark.gone & present),
-        moving=(row.moving & ~shifted & ~mark.back) | (mark.moving & present) | (mark.back & present & ~at_source),
+        gone=(row.gone & kept) | (mark.gone & shifted & present) | (mark.gone & away),
+        moving=(row.moving & kept) | (mark.moving & shifted & present) | (away & ~mark.gone),
     )
 
 

@@ -7,6 +7,8 @@ What holds for every plan:
   again with the next map.
 - The old device becomes the position's source until every extent of the PG has its shard at the new one; so a device
   that comes back before that serves what it has. A position has one source: of two candidates the one in service.
+- A position that moves from a source in service does not move on: where its device is to leave, it does so afterwards;
+  where that is full or gone, the position turns back, unless its source is to leave.
 - A PG changes only when what its last change did is noted in all of its extents (`MarkRow`).
 - A device that no PG names any more gets a new incarnation: what it still holds must not be trusted when it comes back.
 """
@@ -30,7 +32,7 @@ IN_SERVICE: Final = ("up", "down")
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A device that was the source of a position until this generation of the PG."""
+    """A device that was named by a position until this generation of the PG."""
 
     pg: int
     position: int
@@ -42,7 +44,7 @@ class Released:
 class Moves:
     """What is to change in the map; `marks` by PG. `stuck` positions have no device to go to.
 
-    released: sources that may still hold shards, and stay in the cluster.
+    released: devices that may still hold shards which no position looks for there, and stay in the cluster.
     """
 
     devices: tuple[Device, ...] = ()
@@ -93,9 +95,8 @@ def plan_moves(
                 changed[pg_id], marks[pg_id] = pg, mark
     for pg_id, bits in turned.items():
         if bits and pg_id not in changed:
-            changed[pg_id], marks[pg_id] = _turned(map_.pgs[pg_id], bits)
+            changed[pg_id], marks[pg_id] = _turned(map_, map_.pgs[pg_id], bits)
     held = _held_at_sources(lacks)
-    released: list[Released] = []
     for pg in map_.pgs.values():
         if pg.id in marked or pg.id in changed or not any(place.source for place in pg.positions):
             continue
@@ -103,23 +104,18 @@ def plan_moves(
         for index, place in enumerate(pg.positions):
             if (pg.id, index) in unripe and serves(map_, place.source):
                 kept |= 1 << index
-        after = _released(pg, kept)
-        if after is not None:
-            changed[pg.id] = after
-            released += [
-                Released(pg.id, index, old.source, after.generation)
-                for index, (old, new) in enumerate(zip(pg.positions, after.positions, strict=True))
-                if old.source and not new.source and old.source in map_.devices
-            ]
+        released = _released(pg, kept)
+        if released is not None:
+            changed[pg.id] = released
     left = _left(map_, changed)
     anew = {device.number for device in left}
-    return Moves(
-        left,
-        tuple(changed.values()),
-        marks,
-        stuck,
-        tuple(one for one in released if one.device not in anew),
-    )
+    names_no_more = [
+        one
+        for pg_id, after in changed.items()
+        for one in _names_no_more(map_.pgs[pg_id], after)
+        if one.device in map_.devices and one.device not in anew
+    ]
+    return Moves(left, tuple(changed.values()), marks, stuck, tuple(names_no_more))
 
 
 def begin(
@@ -201,7 +197,7 @@ class _State:
         bits = 0
         for index, place in enumerate(pg.positions):
             if not serves(self._map, place.device):
-                bits |= 1 << index
+                bits |= (not self._takes_back(place)) << index
             elif place.source and serves(self._map, place.source):
                 continue
             elif (place.device in self._leaving and pg.id not in self._beyond) or self._crowded(pg, index):
@@ -213,12 +209,12 @@ class _State:
         return sum(
             1 << index
             for index, place in enumerate(pg.positions)
-            if place.source
-            and serves(self._map, place.source)
-            and place.source not in self.full
-            and serves(self._map, place.device)
-            and self._crowded(pg, index)
+            if self._takes_back(place) and (not serves(self._map, place.device) or self._crowded(pg, index))
         )
+
+    def _takes_back(self, place: Position) -> bool:
+        """Whether the position's source may be its device again: it has what it had, and room for the rest."""
+        return bool(place.source) and not self.away(place.source) and place.source not in self.full
 
     def _crowded(self, pg: PlacementGroup, index: int) -> bool:
         """Whether the position's device has no room for what it is still to get."""
@@ -253,12 +249,19 @@ def _filled(map_: ClusterMap, vacant: Mapping[int, int], state: _State) -> dict[
     return replace_devices(vacancies, placed(map_.devices.values()), state.candidates(), loads, level)
 
 
-def _turned(pg: PlacementGroup, bits: int) -> tuple[PlacementGroup, MarkRow]:
+def _turned(map_: ClusterMap, pg: PlacementGroup, bits: int) -> tuple[PlacementGroup, MarkRow]:
     """The PG with device and source of these positions exchanged, and the note about it."""
-    positions = tuple(
-        Position(place.source, place.device) if bits >> index & 1 else place for index, place in enumerate(pg.positions)
-    )
-    return replace(pg, generation=pg.generation + 1, positions=positions), MarkRow(pg.generation + 1, back=bits)
+    positions = list(pg.positions)
+    gone = lost = 0
+    for index, place in enumerate(pg.positions):
+        if bits >> index & 1:
+            known = place.device in map_.devices
+            positions[index] = Position(place.source, place.device if known else 0)
+            gone |= (known and not serves(map_, place.device)) << index
+            lost |= (not known) << index
+    generation = pg.generation + 1
+    mark = MarkRow(generation, gone=gone, lost=lost, back=bits)
+    return replace(pg, generation=generation, positions=tuple(positions)), mark
 
 
 def _given(map_: ClusterMap, pg: PlacementGroup, group: Sequence[int | None]) -> tuple[PlacementGroup, MarkRow | None]:
@@ -274,6 +277,7 @@ def _given(map_: ClusterMap, pg: PlacementGroup, group: Sequence[int | None]) ->
             lost |= 1 << index
         else:
             positions[index] = Position(number, old.device)
+            lost |= bool(old.source) << index
             if serves(map_, old.device):
                 moving |= 1 << index
             else:
@@ -307,6 +311,12 @@ def _released(pg: PlacementGroup, held: int) -> PlacementGroup | None:
     if positions == pg.positions:
         return None
     return replace(pg, generation=pg.generation + 1, positions=positions)
+
+
+def _names_no_more(before: PlacementGroup, after: PlacementGroup) -> Iterable[Released]:
+    for index, (old, new) in enumerate(zip(before.positions, after.positions, strict=True)):
+        for number in {old.device, old.source} - {new.device, new.source, 0}:
+            yield Released(before.id, index, number, after.generation)
 
 
 def named(pgs: Iterable[PlacementGroup]) -> set[int]:

@@ -1,8 +1,8 @@
-"""Rows of sources that were released and may still hold shards; leftovers.py has them emptied.
+"""Rows of devices that positions name no more and that may still hold shards; leftovers.py has them emptied.
 
 Numbers are big-endian:
 
-    c/f/<pg u32><position u16><device u32>    the device was the position's source until this generation of the PG:
+    c/f/<pg u32><position u16><device u32>    the position named the device until this generation of the PG:
                                               generation u64 | incarnation u64 | walked_ms u64 | extent up to which the
                                               PG was walked, 16 bytes, or none
 """
@@ -56,7 +56,7 @@ def decode(key: bytes, value: bytes) -> Leftover:
 
 
 def note(writer: Writer, map_: ClusterMap, released: Iterable[Released]) -> None:
-    """These sources were released; within the transaction that says so. `map_` is the one before or after."""
+    """Positions name these devices no more; within the transaction that says so. `map_`: before or after it."""
     for one in released:
         device = map_.devices[one.device]
         row = Leftover(one.pg, one.position, one.device, one.generation, device.incarnation)
