@@ -7,9 +7,9 @@ Three clusters of real processes under rs-4-2, on a RAM-backed folder unless tol
 - large objects alone: a device is killed, and the rate is that of the bytes which repair writes, from the moment at
   which it has something to do until every extent is whole. Aim: 150 MB/s.
 - small objects alone, put by 32 tasks at a time, so that their extents are packed as those of a busy client are.
-- both: first a repair without load, in which the shown time left is compared with what it took; then one under open-loop
-  load. Requests start at fixed times, 30 % of what the cluster does at most with them, and their latency counts from
-  the time at which they were due. Aim: a p99 of at most 2 times that without repair.
+- both: first a repair without load, in which the shown time left is compared with what it took; then one under
+  open-loop load. Requests start at fixed times, 30 % of what the cluster does at most with them, and their latency
+  counts from the time at which they were due. Aim: a p99 of at most 2 times that without repair.
 
 Everything that is read is compared with what was put.
 """

@@ -181,10 +181,11 @@ class Balancing:
         return self._some(self._keeper.map, lacks, marked)
 
     def began(self, moves: int, map_: ClusterMap) -> None:
-        """So many moves of the last `shifts` have begun. Where none can, and none is on its way, the plan is too old."""
-        if not moves and self._plan and self._epoch != map_.epoch:
-            if not any(place.source for pg in map_.pgs.values() for place in pg.positions):
-                self._basis = None
+        """So many moves of the last `shifts` have begun. Where none can, and nothing moves, the plan is too old."""
+        if moves or not self._plan or self._epoch == map_.epoch:
+            return
+        if not any(place.source for pg in map_.pgs.values() for place in pg.positions):
+            self._basis = None
 
     def _some(self, map_: ClusterMap, lacks: Iterable[Lack], marked: Collection[int]) -> list[Shift]:
         """As many of the plan's moves as may be on their way together with those that are."""

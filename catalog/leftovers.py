@@ -1,9 +1,9 @@
 """Shards on devices whose positions went to others: they are ordered away, as the devices stay.
 
 Invariants:
-- A row (released.py) is written with the change of the map that names the device no more, and outlives every extent that was
-  live or dropped then: a live one gives an order when the walk meets it, a dropped one with its others when its time is
-  up (removals.py).
+- A row (released.py) is written with the change of the map that names the device no more, and outlives every extent
+  that was live or dropped then: a live one gives an order when the walk meets it, a dropped one with its others when
+  its time is up (removals.py).
 - A shard is ordered away only where the one at the position's own device counts; until then the walk waits.
 - An order names the generation of that change: if the device gets the position back, nothing that it is given then is
   touched. The row ends at once then, as it does when the device was cleaned or has left.

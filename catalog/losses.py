@@ -1,6 +1,7 @@
 """What would be lost with a device: extents that could not be read any more, and the objects that lie in them.
 
-A shard counts as left if the row counts on it, and its device serves and is not the one that goes. Walks are made some
+A shard counts as left if the row counts on it, and its device is up and not the one that goes: those that are down may
+come back or not, and the one that goes may be the last hope where they do not. Walks are made some
 rows at a time, so what is written meanwhile may count or not; a new extent never rests on one device.
 """
 
@@ -16,7 +17,7 @@ from reedbed.catalog import extents, keys, lacks, mending, records
 from reedbed.catalog.comparing import holder
 from reedbed.catalog.engine import Engine, Reader
 from reedbed.catalog.lacks import Lack
-from reedbed.catalog.moves import serves
+from reedbed.catalog.moves import is_up
 from reedbed.catalog.records import ExtentRow, SliceRow, VersionRow
 from reedbed.catalog.slices import page_of_list
 from reedbed.common.ids import Id, format_id
@@ -42,7 +43,7 @@ class Losses:
 
 
 async def find_losses(engine: Engine, map_: ClusterMap, number: int) -> Losses:
-    """What could not be read any more without the device."""
+    """What could not be read without the device, as things are now."""
     with engine.read() as reader:
         found, marked = lacks.lacks(reader), mending.marks(reader)
     lost: dict[Id, int] = {}
@@ -62,7 +63,7 @@ def may_lose(map_: ClusterMap, pg: PlacementGroup, found: Iterable[Lack], number
     if not any(number in pair for pair in names):
         return False
     gone = sum(
-        any(one and (one == number or not serves(map_, one)) for one in pair) << i for i, pair in enumerate(names)
+        any(one and (one == number or not is_up(map_, one)) for one in pair) << i for i, pair in enumerate(names)
     )
     missing = [lack.masks.missing for lack in found if lack.pg == pg.id]
     return any((gone | bits).bit_count() > pg.m for bits in (0, *missing))
@@ -87,7 +88,7 @@ async def _of_pg(engine: Engine, map_: ClusterMap, pg: PlacementGroup, number: i
 def _is_lost(map_: ClusterMap, pg: PlacementGroup, row: ExtentRow, number: int) -> bool:
     """Whether the device has a shard of the extent, and those of others do not suffice."""
     holders = [holder(pg, row, index) for index in range(row.k + row.m) if row.present >> index & 1]
-    left = sum(1 for one in holders if one != number and serves(map_, one))
+    left = sum(1 for one in holders if one != number and is_up(map_, one))
     needed = row.k - sum(1 for length in row.lengths if not length)
     return number in holders and left < needed
 

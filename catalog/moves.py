@@ -155,6 +155,7 @@ def begin(
 
 
 def is_up(map_: ClusterMap, number: int) -> bool:
+    """Whether the device is in the map, and up."""
     device = map_.devices.get(number)
     return device is not None and device.state == "up"
 

@@ -15,7 +15,7 @@ from reedbed.catalog.engine import Engine, Writer
 from reedbed.catalog.losses import Losses, find_losses
 from reedbed.catalog.mapkeeper import MapKeeper
 from reedbed.catalog.mapstate import find_device
-from reedbed.catalog.moves import plan_moves, serves
+from reedbed.catalog.moves import is_up, plan_moves
 from reedbed.common import logs
 from reedbed.common.errors import PreconditionFailed, Unavailable
 from reedbed.protos.types import ClusterMap
@@ -81,7 +81,7 @@ async def remove(engine: Engine, keeper: MapKeeper, number: int, leaving: frozen
     planned.check()
 
     def check(map_: ClusterMap) -> None:
-        if any(serves(before, one) and not serves(map_, one) for one in before.devices):
+        if any(is_up(before, one) and not is_up(map_, one) for one in before.devices):
             raise Unavailable("another device left the cluster meanwhile", hint="Look again, and try again")
 
     def also(writer: Writer) -> None:

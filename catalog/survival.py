@@ -15,9 +15,7 @@ from reedbed.ec.profiles import Profile
 from reedbed.protos.types import ClusterMap, PlacementGroup
 
 
-def by_pg(
-    reader: Reader, map_: ClusterMap, found: Iterable[Lack], waiting: Mapping[int, MarkRow]
-) -> dict[int, int]:
+def by_pg(reader: Reader, map_: ClusterMap, found: Iterable[Lack], waiting: Mapping[int, MarkRow]) -> dict[int, int]:
     """How many more devices the extents of each PG survive, whatever they are; below 0 where some cannot be had now.
 
     PGs without extents are left out where they would survive fewer than others. `waiting`: the marks.

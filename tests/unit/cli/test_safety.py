@@ -22,6 +22,10 @@ def keeping(**more: Any) -> dict[str, Any]:
         "stuck_positions": 0,
         "moving_positions": 0,
         "devices": {},
+        "pgs": [],
+        "balancing": None,
+        "idle": [],
+        "full": [],
         **more,
     }
 
@@ -45,7 +49,7 @@ def test_repair_tells_bytes_rate_time_and_risk() -> None:
         at_risk_s=75.0,
         stuck_positions=3,
         moving_positions=40,
-        devices={"7": {"shards": 1300, "bytes": 3 << 30}},
+        devices={"7": {"shards": 1300, "bytes": 3 << 30, "done": 1 << 30, "rate": 100 << 20, "seconds_left": 30.7}},
     )
     told = dict(facts(busy))
     assert told["repair"] == (
