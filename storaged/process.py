@@ -173,7 +173,9 @@ async def run_process(
             return
         for number, store in zip(numbers, agent.stores, strict=True):
             service.serve(number, store)
-        access = StorageAccess(pool, lambda: agent.map, agent.fetch_map, state.clock, world.rng)
+        access = StorageAccess(
+            pool, lambda: agent.map, agent.fetch_map, state.clock, world.rng, service, service.stores.__contains__
+        )
         boot = world.rng.getrandbits(63)
         worker = Worker(access, agent.exchange, lambda: agent.numbers, agent.work, service.foreground, boot)
         log.info("serving devices %s at %s, pid %d", numbers, address, os.getpid())

@@ -22,7 +22,7 @@ from reedbed.protos import catalog_pb2
 from reedbed.protos.convert import extent_from_message
 from reedbed.storaged.politeness import Foreground, Politeness
 
-MEMORY: Final = 96 * MIB
+MEMORY: Final = 48 * MIB
 AT_ONCE: Final = 16  # tasks
 WAITING: Final = 64  # tasks that are kept at hand
 REPORT_S: Final = 0.5  # results wait no longer
