@@ -101,7 +101,6 @@ class Keeping:
                 if not busy:
                     self._progress.idle()
                 return busy
-            self._progress.began(self._clock.monotonic())
             return self._board.fill(reader, self._keeper.map, self._clock.monotonic()) or busy
 
     async def _move(self) -> None:
@@ -186,7 +185,10 @@ class Keeping:
         with self._engine.read() as reader:
             now = self._clock.monotonic()
             most = min(room, TASKS_PER_ANSWER)
-            return self._board.take(reader, self._keeper.map, address, boot, most, now)
+            tasks = self._board.take(reader, self._keeper.map, address, boot, most, now)
+        if tasks:
+            self._progress.began(now)
+        return tasks
 
     async def _record(self, address: str, results: Sequence[Result]) -> None:
         def apply(writer: Writer) -> list[Counted | None]:

@@ -14,7 +14,7 @@ from reedbed.common.errors import Corrupt, InvalidArgument
 from reedbed.common.limits import KIB, MIB
 
 ROW: Final = b"c/rates"
-FLOOR: Final = 8 * MIB
+FLOOR: Final = 2 * MIB
 CEILING: Final = 400 * MIB
 SPAN_S: Final = 10.0  # what the shown rate looks back on
 BUCKET_S: Final = 0.25
@@ -68,7 +68,7 @@ class Progress:
         self._recent: deque[_Second] = deque()
 
     def began(self, now: float) -> None:
-        """There is something to do."""
+        """Somebody has something to do."""
         if self._began is None:
             self._began = now
 

@@ -34,9 +34,10 @@ _TRIES: Final = 4  # plans, each without the shards that failed before
 
 @dataclass(slots=True)
 class Rebuilt:
-    """What came of it: who took which shard, bytes written, and why not all were; `full` devices had no room."""
+    """What came of it: who took which shard, bytes read and written, and why not all were; `full` devices had no room."""
 
     acks: list[Ack] = field(default_factory=list)
+    read: int = 0
     written: int = 0
     error: str = ""
     full: list[int] = field(default_factory=list)
@@ -54,14 +55,16 @@ def bytes_to_write(lengths: Sequence[int], positions: Collection[int]) -> int:
 
 
 async def rebuild_extent(
-    access: ClusterAccess, extent: Extent, positions: Collection[int], deadline: Deadline
+    access: ClusterAccess, extent: Extent, positions: Collection[int], deadline: Deadline, *, at_once: bool = True
 ) -> Rebuilt:
     """Gives the devices of these positions their shards.
 
+    With `at_once` all shards that it needs are read at the same time, else one after the other, in favour of others.
     Never raises for what devices do: the result tells how far it came.
     """
     needed = needed_positions(extent.lengths, extent.m)
-    rebuilder = _Rebuilder(access, extent, [one for one in sorted(set(positions)) if one in needed], deadline)
+    wanted = [one for one in sorted(set(positions)) if one in needed]
+    rebuilder = _Rebuilder(access, extent, wanted, deadline, reads=len(extent.lengths) + extent.m if at_once else 1)
     try:
         await rebuilder.run()
     except ReedbedError as error:
@@ -72,11 +75,14 @@ async def rebuild_extent(
 class _Rebuilder:
     """One extent. `_rows` are the whole tables of data shards as far as they are known."""
 
-    def __init__(self, access: ClusterAccess, extent: Extent, positions: list[int], deadline: Deadline) -> None:
+    def __init__(
+        self, access: ClusterAccess, extent: Extent, positions: list[int], deadline: Deadline, *, reads: int
+    ) -> None:
         self._access = access
         self._extent = extent
         self._positions = positions
         self._deadline = deadline
+        self._reading = asyncio.Semaphore(reads)
         self._asker = Asker(access, extent, deadline, background=True)
         self._layout = Layout(extent.lengths)
         self._data_rows: dict[int, BlockRows] = {}
@@ -105,7 +111,8 @@ class _Rebuilder:
             own: list[BlockRows] = []
             try:
                 wanted = self._rows_of(shard, ())
-                rows = await self._asker.ask_device(source, shard, ((0, len(into)),), into, wanted, own)
+                async with self._reading:
+                    rows = await self._asker.ask_device(source, shard, ((0, len(into)),), into, wanted, own)
             except ReedbedError as error:
                 self._asker.bad[shard] = error
                 return None
@@ -154,7 +161,8 @@ class _Rebuilder:
         into = memoryview(bytearray(length))
         own: list[BlockRows] = []
         try:
-            rows = await self._asker.ask(shard, ((0, length),), into, self._rows_of(shard, sources, length), own)
+            async with self._reading:
+                rows = await self._asker.ask(shard, ((0, length),), into, self._rows_of(shard, sources, length), own)
         except ReedbedError as error:
             self._asker.bad[shard] = error
             return None
@@ -170,6 +178,7 @@ class _Rebuilder:
         return RowsWanted(wanted, 0, end) if wanted else None
 
     def _learn(self, shard: int, own: list[BlockRows], rows: Mapping[int, BlockRows], length: int) -> None:
+        self.result.read += length
         if shard < self._asker.profile.k and length == self._layout.length_of(shard):
             self._data_rows[shard] = own[0]
         for one, found in rows.items():

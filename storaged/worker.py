@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 from typing import Final
 
 from reedbed.common import logs
@@ -20,13 +21,15 @@ from reedbed.extents.context import ClusterAccess
 from reedbed.extents.rebuild import bytes_to_write, memory_of, rebuild_extent
 from reedbed.protos import catalog_pb2
 from reedbed.protos.convert import extent_from_message
-from reedbed.storaged.politeness import Foreground, Politeness
+from reedbed.storaged.politeness import URGENT_PART, Foreground, Politeness
 
 MEMORY: Final = 48 * MIB
 AT_ONCE: Final = 16  # tasks
 WAITING: Final = 64  # tasks that are kept at hand
 REPORT_S: Final = 0.5  # results wait no longer
 TASK_S: Final = 60.0
+RESTED_S: Final = 10.0  # after so long without a task beside foreground the next one is the first again
+SPREAD_S: Final = 4.0  # within which the first tasks of all processes begin
 IDLE_S: Final = 2.0  # between calls that bring nothing while tasks are said to wait
 
 log = logs.get("storaged.worker")
@@ -59,6 +62,7 @@ class Worker:
         self._running: set[asyncio.Task[None]] = set()
         self._memory = 0
         self._alone = asyncio.Lock()
+        self._polite_at = -inf  # when the last task beside foreground began
 
     async def run(self) -> None:
         """Works until cancelled."""
@@ -122,9 +126,10 @@ class Worker:
         try:
             if self._politeness.alone(self._share()):
                 async with self._alone:
-                    await self._one(message)
+                    await self._not_all_at_once(message.urgent)
+                    await self._one(message, polite=True)
             else:
-                await self._one(message)
+                await self._one(message, polite=False)
         finally:
             self._memory -= size
 
@@ -134,7 +139,7 @@ class Worker:
             log.error("a task failed", exc_info=bug)
             self._results.append(catalog_pb2.TaskResult(extent=extent_id, error=f"the worker failed: {bug!r}"))
 
-    async def _one(self, message: catalog_pb2.Task) -> None:
+    async def _one(self, message: catalog_pb2.Task, *, polite: bool) -> None:
         try:
             extent = extent_from_message(message.extent)
             await self._pace(bytes_to_write(extent.lengths, message.positions))
@@ -142,7 +147,7 @@ class Worker:
             began = self._now()
             if self._access.map.epoch < message.epoch:
                 await self._access.refresh(message.epoch - 1, deadline)
-            done = await rebuild_extent(self._access, extent, message.positions, deadline)
+            done = await rebuild_extent(self._access, extent, message.positions, deadline, at_once=not polite)
         except ReedbedError as error:
             self._results.append(catalog_pb2.TaskResult(extent=message.extent.id, error=str(error)))
             return
@@ -151,10 +156,18 @@ class Worker:
         acks = [
             catalog_pb2.Ack(position=ack.position, device=ack.device, incarnation=ack.incarnation) for ack in done.acks
         ]
-        self._results.append(catalog_pb2.TaskResult(extent=message.extent.id, acks=acks, error=done.error))
-        pause = self._politeness.pause_after(self._now() - began, done.written, self._share(), message.urgent)
-        if pause:
+        result = catalog_pb2.TaskResult(extent=message.extent.id, acks=acks, error=done.error, full=done.full)
+        self._results.append(result)
+        if polite:
+            took = self._now() - began
+            pause = self._politeness.pause_after(took, done.read, done.written, self._share(), message.urgent)
             await asyncio.sleep(pause)
+
+    async def _not_all_at_once(self, urgent: bool) -> None:
+        """Before the first task in a while: the workers of all processes have heard of their work at the same time."""
+        if self._now() - self._polite_at > RESTED_S:
+            await asyncio.sleep(self._access.rng.uniform(0.0, SPREAD_S * (URGENT_PART if urgent else 1.0)))
+        self._polite_at = self._now()
 
     async def _pace(self, size: int) -> None:
         wait = self._politeness.wait_for(size, self._now())

@@ -174,9 +174,11 @@ def test_two_are_added_and_two_drained_under_load_and_nothing_is_unreadable(tmp_
             assert order(cluster, "drain", *map(str, gone))["code"] == 0
             worst = _follow(
                 cluster,
-                lambda told: settled(told)
-                and all(state_of(told, number)["incarnation"] == 2 for number in gone)
-                and not any(state_of(told, number)["shards"] for number in gone),
+                lambda told: (
+                    settled(told)
+                    and all(state_of(told, number)["incarnation"] == 2 for number in gone)
+                    and not any(state_of(told, number)["shards"] for number in gone)
+                ),
             )
             moved = status_of(cluster)["keeping"]["bytes_total"] - before
             assert worst == 2, "extents were less safe while devices were drained"
