@@ -278,6 +278,10 @@ def row(name: str, times: HdrHistogram) -> dict[str, float]:
     return {"requests": float(times.get_total_count()), **at}
 
 
+def percent(error: float | None) -> str:
+    return "not shown" if error is None else f"{100 * error:+.0f} %"
+
+
 async def under_load(cluster: LocalCluster, content: Content, seconds: float) -> dict[str, Any]:
     """Latencies while all is well, while a device is down and nothing is repaired yet, and while it is."""
     async with reedbed.aio.connect(cluster.endpoint, timeout=60) as store:
@@ -308,13 +312,14 @@ async def under_load(cluster: LocalCluster, content: Content, seconds: float) ->
             f"{report['ratio_down']:.2f} times that with the device down; meanwhile {done / 1e6:,.0f} MB were "
             f"rebuilt in {repair.seconds:.1f} s, {report['rate']:.0f} MB/s; {load.errors} requests failed"
         )
+        report["error_tenth"], report["error_half"] = repair.error_at(0.1), repair.error_at(0.5)
+        print(
+            f"the shown time left was off by {percent(report['error_tenth'])} at a tenth and "
+            f"{percent(report['error_half'])} at a half"
+        )
         await settled(store)
         await content.check(store)
         return report
-
-
-def percent(error: float | None) -> str:
-    return "not shown" if error is None else f"{100 * error:+.0f} %"
 
 
 def main() -> None:

@@ -185,10 +185,7 @@ class Keeping:
         with self._engine.read() as reader:
             now = self._clock.monotonic()
             most = min(room, TASKS_PER_ANSWER)
-            tasks = self._board.take(reader, self._keeper.map, address, boot, most, now)
-        if tasks:
-            self._progress.began(now)
-        return tasks
+            return self._board.take(reader, self._keeper.map, address, boot, most, now)
 
     async def _record(self, address: str, results: Sequence[Result]) -> None:
         def apply(writer: Writer) -> list[Counted | None]:

@@ -18,6 +18,7 @@ FLOOR: Final = 2 * MIB
 CEILING: Final = 400 * MIB
 SPAN_S: Final = 10.0  # what the shown rate looks back on
 BUCKET_S: Final = 0.25
+REPORTS_S: Final = 1.0  # after so long without a report the work has become slower
 EXTENT_COST: Final = 256 * KIB  # bytes that take about as long as what each extent takes beside its bytes
 
 
@@ -64,23 +65,23 @@ class Progress:
         self.bytes = self.extents = 0
         self.by_device: Counter[int] = Counter()
         self.by_pg: Counter[int] = Counter()
-        self._began: float | None = None
+        self._from: float | None = None  # what came before took as long as it takes to begin, and tells no rate
+        self._last = 0.0
         self._recent: deque[_Second] = deque()
-
-    def began(self, now: float) -> None:
-        """Somebody has something to do."""
-        if self._began is None:
-            self._began = now
 
     def add(self, pg: int, by_device: Mapping[int, int], now: float) -> None:
         """One extent more is as planned, by so many bytes on each of these devices."""
-        self.began(now)
         size = sum(by_device.values())
         self.total_bytes += size
         self.bytes += size
         self.extents += 1
         self.by_device.update(by_device)
         self.by_pg[pg] += size
+        self._last = now
+        if self._from is None:
+            self._from = now + BUCKET_S
+        if now < self._from:
+            return
         if not self._recent or now - self._recent[-1].start >= BUCKET_S:
             self._recent.append(_Second(now))
         last = self._recent[-1]
@@ -90,7 +91,7 @@ class Progress:
         last.by_pg[pg] += size
 
     def rate(self, now: float) -> float:
-        """Bytes a second over the last SPAN_S, or since it began."""
+        """Bytes a second over the last SPAN_S, or since the first came."""
         return sum(one.bytes for one in self._of_late(now)) / self._span(now)
 
     def device_rate(self, number: int, now: float) -> float:
@@ -113,8 +114,9 @@ class Progress:
         return self._recent
 
     def _span(self, now: float) -> float:
-        began = now if self._began is None else self._began
-        return min(SPAN_S, max(BUCKET_S, now - began))
+        # workers report twice a second: until the next report is late the last one is all that is known
+        until = self._last if now - self._last < REPORTS_S else now
+        return min(SPAN_S, max(BUCKET_S, until - (now if self._from is None else self._from)))
 
 
 @dataclass(slots=True)

@@ -34,7 +34,7 @@ _TRIES: Final = 4  # plans, each without the shards that failed before
 
 @dataclass(slots=True)
 class Rebuilt:
-    """What came of it: who took which shard, bytes read and written, and why not all were; `full` devices had no room."""
+    """What came of it: who took which shard, bytes read and written, and why not all were. `full`: who had no room."""
 
     acks: list[Ack] = field(default_factory=list)
     read: int = 0

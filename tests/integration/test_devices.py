@@ -1,4 +1,4 @@
-"""Devices that die, come, are emptied and leave, on real processes: under load, and nothing is unreadable at any time."""
+"""Devices that die, come, are emptied and leave, on real processes: and nothing is unreadable at any time."""
 
 from __future__ import annotations
 
