@@ -175,10 +175,11 @@ class Balancing:
             await self._planned(order, (), leaving)
         if self._order is not order:
             return []  # it was changed meanwhile
-        if not self._plan and self._whole:
+        found, moving = self._some(self._keeper.map, lacks, marked)
+        if not self._plan and self._whole and not moving:
             _log.info("every device has its share")
             await self._store(None)
-        return self._some(self._keeper.map, lacks, marked)
+        return found
 
     def began(self, moves: int, map_: ClusterMap) -> None:
         """So many moves of the last `shifts` have begun. Where none can, and nothing moves, the plan is too old."""
@@ -187,8 +188,8 @@ class Balancing:
         if not any(place.source for pg in map_.pgs.values() for place in pg.positions):
             self._basis = None
 
-    def _some(self, map_: ClusterMap, lacks: Iterable[Lack], marked: Collection[int]) -> list[Shift]:
-        """As many of the plan's moves as may be on their way together with those that are."""
+    def _some(self, map_: ClusterMap, lacks: Iterable[Lack], marked: Collection[int]) -> tuple[list[Shift], int]:
+        """As many of the plan's moves as may be on their way together with those that are; and how many are."""
         moving: dict[int, int] = {}
         for lack in lacks:
             moving[lack.pg] = moving.get(lack.pg, 0) | lack.masks.moving
@@ -198,7 +199,7 @@ class Balancing:
                 if place.source and (pg.id in marked or moving.get(pg.id, 0) >> position & 1):
                     count += 1
                     size += self._size(pg.id, position)
-        found = []
+        found, under_way = [], count
         for move in self._plan:
             if count >= IN_FLIGHT or (size and size + move.size > IN_FLIGHT_BYTES):
                 break
@@ -206,7 +207,7 @@ class Balancing:
             if is_up(map_, move.source) and is_up(map_, move.target):  # else it waits, and holds nobody up
                 count += 1
                 size += move.size
-        return found
+        return found, under_way
 
     def _size(self, pg: int, position: int) -> int:
         sizes = self._sizes.get(pg)

@@ -8,7 +8,7 @@ What holds for every plan:
 - The old device becomes the position's source until every extent of the PG has its shard at the new one; so a device
   that comes back before that serves what it has. A position has one source: of two candidates the one in service.
 - A position that moves from a source in service does not move on: where its device is to leave, it does so afterwards;
-  where that is full or gone, the position turns back, unless its source is to leave.
+  where that is full or gone, the position turns back.
 - A PG changes only when what its last change did is noted in all of its extents (`MarkRow`).
 - A device that no PG names any more gets a new incarnation: what it still holds must not be trusted when it comes back.
 """
@@ -198,7 +198,7 @@ class _State:
         bits = 0
         for index, place in enumerate(pg.positions):
             if not serves(self._map, place.device):
-                bits |= (not self._takes_back(place)) << index
+                bits |= (not self._takes_back(place) or place.source in self._leaving) << index
             elif place.source and serves(self._map, place.source):
                 continue
             elif (place.device in self._leaving and pg.id not in self._beyond) or self._crowded(pg, index):
@@ -210,12 +210,16 @@ class _State:
         return sum(
             1 << index
             for index, place in enumerate(pg.positions)
-            if self._takes_back(place) and (not serves(self._map, place.device) or self._crowded(pg, index))
+            if self._takes_back(place)
+            and (
+                # a source that is to leave takes it back only so that it can go elsewhere with all that it has
+                self._crowded(pg, index) if serves(self._map, place.device) else place.source not in self._leaving
+            )
         )
 
     def _takes_back(self, place: Position) -> bool:
-        """Whether the position's source may be its device again: it has what it had, and room for the rest."""
-        return bool(place.source) and not self.away(place.source) and place.source not in self.full
+        """Whether the position's source can be its device again: it has what it had, and room for the rest."""
+        return serves(self._map, place.source) and place.source not in self.full
 
     def _crowded(self, pg: PlacementGroup, index: int) -> bool:
         """Whether the position's device has no room for what it is still to get."""

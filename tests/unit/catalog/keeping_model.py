@@ -80,10 +80,14 @@ class Model:
 
     async def write(self) -> None:
         """Puts an extent on the devices that run, and commits it if enough took it."""
-        block = IdBlock((await self.rack.cluster.lease()).prefix, 1 << 16)
         pg: PlacementGroup = self.random.choice(sorted(self.map.pgs.values(), key=lambda pg: pg.id))
         if self.stale_writers and self.random.random() < 0.3:
             pg = self.old_pgs.get(pg.id, pg)  # the writer's map is not the newest
+        await self.write_to(pg)
+
+    async def write_to(self, pg: PlacementGroup) -> None:
+        """`write`, on that PG."""
+        block = IdBlock((await self.rack.cluster.lease()).prefix, 1 << 16)
         lengths = self.random.choice([(10, 10), (10, 0), (3, 9)])
         extent_id = block.take()
         acks = []
