@@ -63,7 +63,7 @@ def add(numbers: tuple[int, ...], plan: bool, connection: Connection, as_json: b
     """
     told = _operate({"do": "add", "devices": numbers, "plan": plan}, connection, as_json)
     if told is not None:
-        say(f"{'would add' if plan else 'add'}: {_shares(told, plan)}")
+        say(f"{'would add' if plan else 'add'}: {shares_text(told, plan)}")
 
 
 @device.command()
@@ -80,7 +80,9 @@ def rebalance(plan: bool, stop: bool, connection: Connection, as_json: bool) -> 
         raise click.UsageError("--plan and --stop do not go together.")
     told = _operate({"do": "rebalance", "plan": plan, "stop": stop}, connection, as_json)
     if told is not None:
-        say("rebalance: stopped" if stop else f"{'would rebalance' if plan else 'rebalance'}: {_shares(told, plan)}")
+        say(
+            "rebalance: stopped" if stop else f"{'would rebalance' if plan else 'rebalance'}: {shares_text(told, plan)}"
+        )
 
 
 @device.command()
@@ -172,7 +174,7 @@ def _named(numbers: Any) -> str:
     return f"device{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
-def _shares(told: dict[str, Any], plan: bool) -> str:
+def shares_text(told: dict[str, Any], plan: bool) -> str:
     """What a plan of shares does."""
     made = ", ".join(f"{count:,} of {name}" for name, count in told["new_pgs"].items())
     if not told["positions"] and not made:
