@@ -117,7 +117,8 @@ class Keeping:
             with self._engine.read() as reader:
                 marked, found = mending.marks(reader), lacks.lacks(reader)
             planned = plan_moves(map_, marked, found, self._leaving, self._unripe(map_), self._full)
-            begun = begin(map_, shifts, {*marked, *(pg.id for pg in planned.pgs)}, self._full)
+            avoid = {*self._full, *(device.number for device in planned.devices)}
+            begun = begin(map_, shifts, {*marked, *(pg.id for pg in planned.pgs)}, avoid)
             return planned.devices, [*planned.pgs, *begun.pgs]
 
         def also(writer: Writer) -> None:

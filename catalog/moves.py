@@ -10,7 +10,8 @@ What holds for every plan:
 - A position that moves from a source in service does not move on: where its device is to leave, it does so afterwards;
   where that is full or gone, the position turns back.
 - A PG changes only when what its last change did is noted in all of its extents (`MarkRow`).
-- A device that no PG names any more gets a new incarnation: what it still holds must not be trusted when it comes back.
+- A device that no PG names any more gets a new incarnation, and is out until it has come back as that, without what it
+  still holds: until then no PG may name it, for it could not come back as the one that is named.
 """
 
 from __future__ import annotations
@@ -119,9 +120,10 @@ def plan_moves(
 
 
 def begin(
-    map_: ClusterMap, shifts: Iterable[Shift], blocked: Collection[int], full: Collection[int] = frozenset()
+    map_: ClusterMap, shifts: Iterable[Shift], blocked: Collection[int], avoid: Collection[int] = frozenset()
 ) -> Moves:
-    """The first steps of these moves that may be made now, in their order; `blocked` PGs must not change yet.
+    """The first steps of these moves that may be made now, in their order; `blocked` PGs must not change yet, and
+    devices to `avoid` get nothing.
 
     Moves that the map has left behind are passed over, and so are those off and to devices that are not up. While a
     position moves, its shards lie on both devices: of both no domain may hold more than m shards of an extent.
@@ -136,7 +138,7 @@ def begin(
             shift.pg not in stopped
             and pg.positions[shift.position] == Position(shift.source)
             and shift.position not in given
-            and shift.device not in full
+            and shift.device not in avoid
             and all(is_up(map_, number) for number in (shift.source, shift.device))
         )
         if may and _fits(pg, {**given, shift.position: shift.device}, domains):
@@ -336,7 +338,7 @@ def _left(map_: ClusterMap, changed: Mapping[int, PlacementGroup]) -> tuple[Devi
     suspects = named(map_.pgs[pg_id] for pg_id in changed) - named(changed.values())
     suspects -= named(pg for pg in map_.pgs.values() if pg.id not in changed)
     return tuple(
-        replace(device, incarnation=device.incarnation + 1, used=0)
+        replace(device, incarnation=device.incarnation + 1, used=0, state="out")
         for number in sorted(suspects)
         if (device := map_.devices.get(number)) is not None and device.state != "failed"
     )

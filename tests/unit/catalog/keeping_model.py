@@ -131,7 +131,7 @@ class Model:
 
     async def come_back(self, number: int | None = None) -> None:
         away = sorted(set(self.disks.held) - self.disks.running)
-        if not away:
+        if number is None and not away:
             return
         number = number or self.random.choice(away)
         for _ in range(2):
@@ -194,13 +194,11 @@ class Model:
             if orders:
                 await self.rack.removals.done({number: [order.number for order in orders]})
 
-    def clean_released(self) -> None:
+    async def clean_released(self) -> None:
         """Devices that run and hold nothing that counts are told at their next heartbeat."""
-        for number in self.disks.running & self.map.devices.keys():
-            known = self.map.devices[number].incarnation
-            if known != self.disks.incarnation[number]:
-                self.disks.held[number].clear()
-                self.disks.incarnation[number] = known
+        for number in sorted(self.disks.running & self.map.devices.keys()):
+            if self.map.devices[number].incarnation != self.disks.incarnation[number]:
+                await self.come_back(number)
 
     async def deliver(self) -> None:
         """Reports that were long under way arrive, whatever happened meanwhile."""
@@ -299,7 +297,7 @@ class Model:
             self.rack.clock.advance(LEASE_S)
             await self.rack.leases.keep(self.rack.transactor)
             await self.rack.keeping.step()
-            self.clean_released()
+            await self.clean_released()
             await self.work()
             self.check()
             status = self.rack.keeping.status()

@@ -51,7 +51,7 @@ async def until(model: Model, done: Callable[[dict[str, Any]], bool], turns: int
     for _ in range(turns):
         await model.step()
         await model.work()
-        model.clean_released()
+        await model.clean_released()
         await model.collect()
         model.check()
         no_less_safe(model)
@@ -267,7 +267,7 @@ async def test_a_position_that_moves_back_is_not_touched_by_orders_from_when_it_
         await model.step()
         await model.work()
         model.check()
-        model.clean_released()
+        await model.clean_released()
         if quiet(model.rack.keeping.status()):
             break
     model.check_whole()

@@ -50,7 +50,7 @@ async def test_whatever_happens_to_devices_nothing_is_lost_and_all_gets_whole(
             model.drop()
         if model.random.random() < 0.05:
             model.fill()
-        model.clean_released()
+        await model.clean_released()
         model.check()
     assert model.problems() == []
     await model.settle()
@@ -86,7 +86,7 @@ async def test_a_drained_device_ends_empty_and_no_extent_is_less_safe_meanwhile(
             assert all(lack.masks.missing == lack.masks.gone == 0 for lack in lacks.lacks(reader))
         moved += sum(1 for pg in model.map.pgs.values() for place in pg.positions if place.source == 2)
         model.check()
-        model.clean_released()
+        await model.clean_released()
         assert model.rack.keeping.status()["survives"][PROFILE] == M
     assert moved
     assert model.disks.held[2] == {}
