@@ -87,6 +87,10 @@ class Model:
 
     async def write_to(self, pg: PlacementGroup) -> None:
         """`write`, on that PG."""
+        self.commit(await self.put(pg))
+
+    async def put(self, pg: PlacementGroup) -> Extent:
+        """An extent on the devices that run, not committed yet."""
         block = IdBlock((await self.rack.cluster.lease()).prefix, 1 << 16)
         lengths = self.random.choice([(10, 10), (10, 0), (3, 9)])
         extent_id = block.take()
@@ -96,14 +100,18 @@ class Model:
             if needed and self.disks.put(place.device, extent_id, index, pg.id, pg.generation):
                 acks.append(Ack(index, place.device, self.disks.incarnation[place.device]))
         present = sum(1 << ack.position for ack in acks)
-        extent = Extent(extent_id, K, M, pg.id, pg.generation, lengths, present, tuple(acks))
+        return Extent(extent_id, K, M, pg.id, pg.generation, lengths, present, tuple(acks))
+
+    def commit(self, extent: Extent) -> bool:
+        """Whether enough shards of it count."""
         with self.rack.engine.write() as writer, editing(writer, self.rack.needs) as edit:
             try:
-                extents.acquire(edit, [SliceRow(extent_id, 0, 5)], Offers(self.rack.needs.judge, [extent]))
+                extents.acquire(edit, [SliceRow(extent.id, 0, 5)], Offers(self.rack.needs.judge, [extent]))
             except Unavailable:
-                return
-        self.live[extent_id] = extent
-        self.committed.add(extent_id)
+                return False
+        self.live[extent.id] = extent
+        self.committed.add(extent.id)
+        return True
 
     def drop(self) -> None:
         if self.live:

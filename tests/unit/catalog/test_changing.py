@@ -476,3 +476,62 @@ def test_where_a_position_goes(
     assert {one.device for one in planned.released} == {
         number for number in (place.device, place.source) if number and number not in named and number in map_.devices
     } - {device.number for device in planned.devices}
+
+
+def test_sources_stay_while_a_commit_may_bring_what_they_acknowledged() -> None:
+    map_ = one_pg(P(1, 5), P(2, 6), *STILL[1:])
+    assert plan_moves(map_, (), [], unripe={(1, 0)}).pgs[0].positions[:2] == (P(1, 5), P(2))
+    assert plan_moves(map_, (), []).pgs[0].positions[:2] == (P(1), P(2))
+    assert plan_moves(map_, (), lack(moving=1)).pgs[0].positions[:2] == (P(1, 5), P(2))
+    assert plan_moves(map_, {1}, []).pgs == ()
+    dead = one_pg(P(1, 5), P(2), *STILL[1:], states="uuuuouuu")
+    assert plan_moves(dead, (), [], unripe={(1, 0)}).pgs[0].positions[0] == P(1), "whoever is out acknowledges nothing"
+
+
+async def shift(model: Model, *shifts: Shift) -> None:
+    """Begin these moves, as an order to balance would."""
+    balancing = model.rack.keeping.balancing
+    before, model.rack.keeping.balancing = balancing, Ordered(balancing, list(shifts))
+    await model.rack.keeping.step()
+    model.rack.keeping.balancing = before
+
+
+class Ordered:
+    """An order with these moves, once."""
+
+    open = True
+
+    def __init__(self, balancing: Any, shifts: list[Shift]) -> None:
+        self._shifts = shifts
+        self.status, self.began = balancing.status, balancing.began
+
+    async def shifts(self, *_: object) -> list[Shift]:
+        return self._shifts
+
+
+async def test_a_commit_that_comes_late_finds_its_shards_counted_where_positions_have_moved_meanwhile(
+    rack: Callable[..., Any],
+) -> None:
+    model = await stocked(rack, 4, 0)
+    new = [await model.bring(), await model.bring()]
+    pg = next(iter(model.map.pgs.values()))
+    for _ in range(10):
+        await model.write_to(pg)
+    # one position moves, and nobody works on it: so its source stays for long
+    first, second = pg.positions[0].device, pg.positions[K].device
+    await shift(model, Shift(pg.id, 0, first, new[0]))
+    for _ in range(60):
+        await model.step()
+    # a writer puts by the map of now, and another position moves before it commits
+    put = await model.put(model.map.pgs[pg.id])
+    await shift(model, Shift(pg.id, K, second, new[1]))
+    for _ in range(5):
+        await model.step()
+        await model.work()
+        no_less_safe(model)
+    assert model.rack.keeping.status()["extents"] == 0, "all that was committed has moved"
+    assert model.map.pgs[pg.id].positions[K] == Position(new[1], second)
+    assert model.commit(put)
+    no_less_safe(model)
+    await until(model, quiet)
+    model.check_whole()
