@@ -8,7 +8,7 @@ help:
 	@echo "make test    all tests"
 	@echo "make check   lint, layers, types, generated code, and make test"
 	@echo "make soak    power cuts on a real file system, under load; needs root"
-	@echo "make bench   measure this machine's limits, a local cluster, one with a slow device, and compaction"
+	@echo "make bench   measure this machine's limits, a local cluster, one with a slow device, repair and compaction"
 	@echo "make lock    renew requirements.lock from requirements-dev.in"
 
 setup:
@@ -44,6 +44,7 @@ bench: setup
 	$(BIN)/python bench/objects.py
 	$(BIN)/python bench/slow.py
 	$(BIN)/python bench/compact.py
+	$(BIN)/python bench/repair.py
 
 lock: setup
 	$(BIN)/pip install --quiet uv

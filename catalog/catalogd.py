@@ -23,6 +23,7 @@ from reedbed.catalog.engine import Engine, Writer
 from reedbed.catalog.judge import AckJudge, ProfileJudge
 from reedbed.catalog.keeping import Keeping
 from reedbed.catalog.leases import Leases
+from reedbed.catalog.leftovers import Leftovers
 from reedbed.catalog.mapkeeper import MapKeeper, found
 from reedbed.catalog.needs import Needs
 from reedbed.catalog.objects import ObjectService
@@ -43,6 +44,7 @@ from reedbed.transport.service import Router
 
 SWEEP_S: Final = 5.0
 REMOVAL_S: Final = 2.0
+LEFTOVERS_S: Final = 2.0
 TRIM_S: Final = 5.0
 _RETRY_MAX_S: Final = 60.0
 
@@ -85,7 +87,7 @@ class Catalog:
         self._removals = Removals(engine, self._committer, leases, self._keeper, self._needs, settings.delete_grace_s)
         self.cluster = Cluster(self._keeper, leases, self._committer, self._removals, clock, settings.times(), listens)
         self.objects = ObjectService(engine, self._committer, self._needs, pool)
-        self.keeping = Keeping(engine, self._committer, self._keeper, self._needs, clock)
+        self.keeping = Keeping(engine, self._committer, self._keeper, self._needs, clock, pool)
         self.rewriting = Rewriting(
             engine,
             self._committer,
@@ -96,6 +98,7 @@ class Catalog:
             self.cluster.ensure_profile,
             settings.compact_below,
         )
+        self._leftovers = Leftovers(engine, self._committer, leases, self._keeper, self._removals)
         comparing = Comparing(engine, self._committer, leases, self._keeper, self._needs, self._removals)
         calls = ClusterCalls(
             self.cluster, self.keeping, self.rewriting, CompareCalls(self.cluster, comparing), self.status
@@ -138,6 +141,7 @@ class Catalog:
             Loop("removals", self._remove, min(REMOVAL_S, max(0.1, self._settings.delete_grace_s))),
             Loop("keeping", self.keeping.step, keeping.STEP_S),
             Loop("rewriting", self.rewriting.step, rewriting.STEP_S),
+            Loop("leftovers", self._leftovers.step, LEFTOVERS_S),
             Loop("redo", self._trim, TRIM_S),
         ]
 

@@ -19,6 +19,7 @@ from reedbed.catalog.mapstate import Counters, Registration, check_profile, new_
 from reedbed.catalog.moves import named
 from reedbed.catalog.probe import listens
 from reedbed.catalog.removals import Order, Removals
+from reedbed.catalog.removed import refusal
 from reedbed.common import logs
 from reedbed.common.clock import Clock
 from reedbed.common.errors import AlreadyExists, InvalidArgument, NotFound, PreconditionFailed
@@ -168,7 +169,9 @@ class Cluster:
         return await self._leases.lease(self._transactor)
 
     async def register(self, asked: Registration) -> Device:
-        """Take a device in, or in again; the errors are those of `mapstate.register`."""
+        """Take a device in, or in again; the errors are those of `mapstate.register`, and DeviceRemoved."""
+        if asked.uuid in self._keeper.removed:
+            raise refusal(self._keeper.removed[asked.uuid], f"device {format_id(asked.uuid)} at {asked.address}")
         number = 0
         cleaned = False
         gone = await self._is_gone(asked)
@@ -217,7 +220,7 @@ class Cluster:
         for report in reports:
             self._liveness.heard(report.number, now)
             self._reports[report.number] = report
-        if any(reported(self.map.devices[r.number], r) != self.map.devices[r.number] for r in reports):
+        if any(device != self.map.devices[device.number] for device in _as_reported(self.map, reports)):
             await self._keeper.change(lambda map_, _: (_as_reported(map_, reports), []))
         done = {report.number: report.done for report in reports if report.done}
         if done:
@@ -236,7 +239,7 @@ class Cluster:
     async def ensure_profile(self, name: str) -> MapChange:
         """PGs for the profile, made now if it has none; answers with the whole map. InvalidArgument as `check_profile`.
 
-        Devices that came later get PGs of a profile in use only when data is moved.
+        Devices that come later get a share of a profile in use when an operator says so (balancing.py).
         """
         profile = self.check_profile(name)
 
@@ -260,20 +263,22 @@ class Cluster:
             return [
                 replace(device, state=state)
                 for number, state in changes.items()
-                if (device := map_.devices[number]).state in ("up", "down")
+                if (device := map_.devices.get(number)) is not None
+                and device.state in ("up", "down")
                 # whoever was heard while we waited for our turn is not what it seemed
                 and then - self._liveness.silent_s(number, then) < now
             ], []
 
         after = await self._keeper.change(decide)
         for number, state in changes.items():
-            if after.devices[number].state == state:
-                _log.warning("device %d at %s is %s", number, after.devices[number].address, state)
+            device = after.devices.get(number)
+            if device is not None and device.state == state:
+                _log.warning("device %d at %s is %s", number, device.address, state)
 
 
 def _as_reported(map_: ClusterMap, reports: Iterable[Report]) -> list[Device]:
     return [
         reported(device, report)
         for report in reports
-        if (device := map_.devices[report.number]).incarnation == report.incarnation
+        if (device := map_.devices.get(report.number)) is not None and device.incarnation == report.incarnation
     ]

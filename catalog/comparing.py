@@ -77,11 +77,6 @@ def holder(pg: PlacementGroup, row: ExtentRow, index: int) -> int:
     return place.source if (row.gone | row.moving) >> index & 1 else place.device
 
 
-def shard_length(row: ExtentRow, index: int) -> int:
-    """Parity is as long as the longest data shard."""
-    return row.lengths[index] if index < row.k else max(row.lengths)
-
-
 def expected(reader: Reader, map_: ClusterMap, device: int, extent_id: Id, row: ExtentRow) -> Iterator[tuple[int, int]]:
     """(index, length) of the shards of a live extent that a device is counted on for."""
     pg = map_.pgs.get(row.pg)
@@ -90,7 +85,7 @@ def expected(reader: Reader, map_: ClusterMap, device: int, extent_id: Id, row: 
     row = mending.as_of(row, mending.get_mark(reader, row.pg))
     for index in range(len(pg.positions)):
         if holder(pg, row, index) == device:
-            yield index, shard_length(row, index)
+            yield index, lacks.shard_length(row, index)
 
 
 def note_lost(edit: Edit, map_: ClusterMap, device: int, shard: ShardKey) -> tuple[bool, bool]:

@@ -5,15 +5,18 @@ Row `c/leaving`: JSON list of device numbers.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from reedbed.catalog.engine import Reader, Writer
+from reedbed.catalog.mapstate import find_device
 from reedbed.catalog.moves import FULL_ABOVE, plan_moves
-from reedbed.common.errors import Corrupt, NotFound, PreconditionFailed
-from reedbed.protos.types import ClusterMap, Device
+from reedbed.common.errors import Corrupt, InvalidArgument, PreconditionFailed
+from reedbed.protos.types import ClusterMap
 
 ROW: Final = b"c/leaving"
 
@@ -35,9 +38,9 @@ def write_leaving(writer: Writer, leaving: frozenset[int]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DrainPlan:
-    """What draining a device takes: positions that move, about how many bytes, and what the others lack for it."""
+    """What draining devices takes: positions that move, about how many bytes, and what the others lack for it."""
 
-    device: int
+    devices: tuple[int, ...]
     positions: int
     size: int
     stuck: int
@@ -45,7 +48,7 @@ class DrainPlan:
 
     def check(self) -> None:
         """PreconditionFailed if it cannot be done now."""
-        where = f"device {self.device}"
+        where = f"device {', '.join(map(str, self.devices))}"
         if self.stuck:
             raise PreconditionFailed(
                 f"{self.stuck} of {self.positions} positions have no other device to go to",
@@ -54,14 +57,14 @@ class DrainPlan:
             )
         if self.room_missing:
             raise PreconditionFailed(
-                f"the others lack {self.room_missing} bytes of room for the {self.size} that it holds",
+                f"the others lack {self.room_missing} bytes of room for the {self.size} to be moved",
                 where=where,
                 hint="Add devices, or delete objects",
             )
 
     def as_json(self) -> dict[str, object]:
         return {
-            "device": self.device,
+            "devices": list(self.devices),
             "positions": self.positions,
             "bytes": self.size,
             "stuck_positions": self.stuck,
@@ -70,24 +73,30 @@ class DrainPlan:
         }
 
 
-def find_device(map_: ClusterMap, number: int) -> Device:
-    """The device; NotFound."""
-    device = map_.devices.get(number)
-    if device is None:
-        raise NotFound(f"there is no device {number}", hint="See `reedbed device list`")
-    return device
-
-
-def plan_drain(map_: ClusterMap, number: int, leaving: frozenset[int]) -> DrainPlan:
-    """What draining the device would take, beside those that leave already. NotFound."""
-    device = find_device(map_, number)
-    positions = sum(1 for pg in map_.pgs.values() for place in pg.positions if place.device == number)
-    # others that leave or are away wait for places too; only what this one adds is its own
-    planned = plan_moves(map_, (), (), leaving | {number})
-    before = plan_moves(map_, (), (), leaving - {number})
-    room = sum(
-        max(0, int(other.capacity * FULL_ABOVE) - other.used)
-        for other in map_.devices.values()
-        if other.state == "up" and other.number not in leaving and other.number != number
+def plan_drain(map_: ClusterMap, numbers: Iterable[int], leaving: frozenset[int]) -> DrainPlan:
+    """What draining these devices together would take, beside those that leave already. NotFound."""
+    asked = {number: find_device(map_, number) for number in sorted(set(numbers))}
+    if not asked:
+        raise InvalidArgument("no device is named")
+    held = Counter(place.device for pg in map_.pgs.values() for place in pg.positions)
+    # others that leave or are away wait for places too; only what these add is their own
+    planned = plan_moves(map_, (), (), leaving | asked.keys())
+    before = plan_moves(map_, (), (), leaving - asked.keys())
+    stay = [
+        device
+        for device in map_.devices.values()
+        if device.state == "up" and device.number not in leaving and device.number not in asked
+    ]
+    room = sum(max(0, int(device.capacity * FULL_ABOVE) - device.used) for device in stay)
+    size = sum(device.used for device in asked.values() if held[device.number])
+    # what others that leave still hold has to go somewhere too
+    others = sum(
+        map_.devices[number].used for number in leaving - asked.keys() if held[number] and number in map_.devices
     )
-    return DrainPlan(number, positions, device.used, max(0, planned.stuck - before.stuck), max(0, device.used - room))
+    return DrainPlan(
+        tuple(asked),
+        sum(held[number] for number in asked),
+        size,
+        max(0, planned.stuck - before.stuck),
+        max(0, size + others - room) if size else 0,
+    )

@@ -7,28 +7,31 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final
 
-from reedbed.catalog import edit, lacks, mending
-from reedbed.catalog.drains import find_device, plan_drain, read_leaving, write_leaving
+from reedbed.catalog import edit, lacks, mending, released, survival
+from reedbed.catalog.balancing import Balancing
+from reedbed.catalog.drains import plan_drain, read_leaving, write_leaving
 from reedbed.catalog.edit import editing
-from reedbed.catalog.engine import Engine, Reader, Writer
+from reedbed.catalog.engine import Engine, Writer
 from reedbed.catalog.leases import Transactor
 from reedbed.catalog.mapkeeper import Changed, MapKeeper
-from reedbed.catalog.mapstate import Counters
-from reedbed.catalog.mending import Mended
-from reedbed.catalog.moves import Moves, plan_moves
+from reedbed.catalog.mapstate import Counters, find_device
+from reedbed.catalog.mending import Counted, Mended
+from reedbed.catalog.moves import Moves, begin, plan_moves
 from reedbed.catalog.needs import Needs
 from reedbed.catalog.rates import Progress, Rates, read_rates, write_rates
+from reedbed.catalog.removing import plan_removal, remove
+from reedbed.catalog.reporting import age_s, by_device, by_pg, idle, seconds
 from reedbed.catalog.tasks import Task, TaskBoard
 from reedbed.common import logs
 from reedbed.common.clock import Clock
 from reedbed.common.errors import InvalidArgument, NotFound
 from reedbed.common.ids import Id
 from reedbed.common.ids import id_time_ms as time_of
-from reedbed.ec.profiles import Profile
 from reedbed.protos.types import ClusterMap
 
 STEP_S: Final = 0.25
@@ -36,6 +39,7 @@ NOTES_PER_STEP: Final = 2000  # extents that one step notes their PG's change in
 PGS_PER_STEP: Final = 20  # that share them
 HEARD_MS: Final = 2000  # until every device that serves has heard of a move, and refuses what is older
 TASKS_PER_ANSWER: Final = 256
+FULL_S: Final = 60.0  # until a device that refused a shard for want of room is tried again
 LAST: Final = 1  # an extent that survives fewer losses than this is urgent
 
 _log = logs.get("catalog.keeping")
@@ -43,16 +47,26 @@ _log = logs.get("catalog.keeping")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a worker says of one task; an empty `error`: as planned."""
+    """What a worker says of one task; an empty `error`: as planned. `full`: devices that had no room for a shard."""
 
     mended: Mended
     error: str
+    full: tuple[int, ...] = ()
 
 
 class Keeping:
     """See the module's text. Belongs to one event loop."""
 
-    def __init__(self, engine: Engine, transactor: Transactor, keeper: MapKeeper, needs: Needs, clock: Clock) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        transactor: Transactor,
+        keeper: MapKeeper,
+        needs: Needs,
+        clock: Clock,
+        pool: Executor | None = None,
+    ) -> None:
+        """`pool` makes long plans."""
         self._engine = engine
         self._transactor = transactor
         self._keeper = keeper
@@ -61,7 +75,9 @@ class Keeping:
         self._board = TaskBoard()
         self._progress = Progress()
         self._stuck = 0
-        self._moved: dict[int, int] = {}  # PGs with sources, and the id clock when they were first seen so
+        self.balancing = Balancing(engine, transactor, keeper, pool)
+        self._full: dict[int, float] = {}  # devices that refused a shard for want of room, and when they did last
+        self._moved: dict[tuple[int, int, int], int] = {}  # PG, position, source; and the id clock when first seen so
         self._seen: ClusterMap | None = None
         self._settled: ClusterMap | None = None  # a map in which no position has to move
         with engine.read() as reader:
@@ -87,28 +103,36 @@ class Keeping:
         with self._engine.read() as reader:
             counts = edit.counters(reader)
             if not counts.degraded_extents and not counts.moving_extents:
-                self._progress.idle()
+                if not busy:
+                    self._progress.idle()
                 return busy
             return self._board.fill(reader, self._keeper.map, self._clock.monotonic()) or busy
 
     async def _move(self) -> None:
         """Give positions to others, release sources."""
-        if self._settled is self._keeper.map:
+        self._forget_full()
+        if self._settled is self._keeper.map and not self.balancing.open:
             return
-        planned = Moves()
+        with self._engine.read() as reader:
+            shifts = await self.balancing.shifts(self._leaving, lacks.lacks(reader), mending.marks(reader))
+        planned, begun = Moves(), Moves()
 
         def decide(map_: ClusterMap, _: Counters) -> Changed:
-            nonlocal planned
+            nonlocal planned, begun
             with self._engine.read() as reader:
                 marked, found = mending.marks(reader), lacks.lacks(reader)
-            planned = plan_moves(map_, marked, found, self._leaving, self._unripe(map_))
-            return planned.devices, planned.pgs
+            planned = plan_moves(map_, marked, found, self._leaving, self._unripe(map_), self._full)
+            avoid = {*self._full, *(device.number for device in planned.devices)}
+            begun = begin(map_, shifts, {*marked, *(pg.id for pg in planned.pgs)}, avoid)
+            return planned.devices, [*planned.pgs, *begun.pgs]
 
         def also(writer: Writer) -> None:
-            for pg, mark in planned.marks.items():
+            for pg, mark in (*planned.marks.items(), *begun.marks.items()):
                 mending.put_mark(writer, pg, mark)
+            released.note(writer, self._keeper.map, planned.released)
 
         map_ = await self._keeper.change(decide, also)
+        self.balancing.began(len(begun.pgs), map_)
         self._stuck = planned.stuck
         if planned.marks:
             _log.warning("%d placement groups have positions on other devices now", len(planned.marks))
@@ -117,16 +141,23 @@ class Keeping:
         if not planned.pgs and not planned.stuck and not any(_moves(map_)):
             self._settled = map_
 
-    def _unripe(self, map_: ClusterMap) -> set[int]:
-        """PGs that moved so lately that a commit may still bring what a source acknowledged under the old generation.
+    def _forget_full(self) -> None:
+        """Devices that have not refused anything for a while may be tried again."""
+        now = self._clock.monotonic()
+        for number in [number for number, when in self._full.items() if when + FULL_S < now]:
+            del self._full[number]
+            self._settled = None
+
+    def _unripe(self, map_: ClusterMap) -> set[tuple[int, int]]:
+        """Positions that moved so lately that a commit may bring what a source acknowledged under the old generation.
 
         Such extents have ids from before the sources heard of the move; below the horizon no commit names them.
         """
         now = self._needs.leases.id_time_ms()
-        moving = {pg for pg, _ in _moves(map_)}
-        self._moved = {pg: self._moved.get(pg, now) for pg in moving}
+        moving = {(pg, index, map_.pgs[pg].positions[index].source) for pg, index in _moves(map_)}
+        self._moved = {one: self._moved.get(one, now) for one in moving}
         settled = time_of(self._needs.leases.horizon())
-        return {pg for pg, since in self._moved.items() if settled < since + HEARD_MS}
+        return {(pg, index) for (pg, index, _), since in self._moved.items() if settled < since + HEARD_MS}
 
     async def _note(self) -> bool:
         """Note changes in some extents of some PGs, of those first that have the most shards at stake."""
@@ -163,16 +194,21 @@ class Keeping:
             return self._board.take(reader, self._keeper.map, address, boot, most, now)
 
     async def _record(self, address: str, results: Sequence[Result]) -> None:
-        def apply(writer: Writer) -> list[int]:
+        def apply(writer: Writer) -> list[Counted | None]:
             with editing(writer, self._needs) as now:
                 return mending.record(now, self._keeper.deciding(), [result.mended for result in results])
 
-        sizes = await self._transactor.run(apply)
+        all_counted = await self._transactor.run(apply)
         now = self._clock.monotonic()
         good: dict[Id, bool] = {}
-        for result, size in zip(results, sizes, strict=True):
-            if size > 0:
-                self._progress.add(size, now)
+        for result, counted in zip(results, all_counted, strict=True):
+            if counted is not None:
+                self._progress.add(counted.pg, counted.by_device, now)
+            for number in result.full:
+                if number not in self._full:
+                    _log.warning("device %d has no room for a shard", number)
+                    self._settled = None
+                self._full[number] = now
             # what was written but does not count (the map moved on) is done again, at once
             good[result.mended.extent] = not result.error
         self._board.done(address, good, now)
@@ -184,22 +220,40 @@ class Keeping:
         self._rates = await self._transactor.run(lambda writer: write_rates(writer, floor, ceiling))
         return self._rates
 
-    async def drain(self, device: int, *, plan: bool) -> dict[str, object]:
-        """Let a device give all its positions to others, or with `plan` only tell what that would be.
+    async def drain(self, devices: Sequence[int], *, plan: bool) -> dict[str, object]:
+        """Let devices give all their positions to others, or with `plan` only tell what that would be.
 
-        NotFound; PreconditionFailed where the others have no place or no room for what it holds, with what is missing.
+        NotFound; PreconditionFailed where the others have no place or no room for what they hold, with what is missing.
         """
-        told = plan_drain(self._keeper.map, device, self._leaving)
+        told = plan_drain(self._keeper.map, devices, self._leaving)
         if not plan:
             told.check()
-            await self._set_leaving(self._leaving | {device})
+            await self._set_leaving(self._leaving.union(devices))
         return told.as_json()
 
-    async def undrain(self, device: int) -> dict[str, object]:
-        """Let a device take shards again; what has moved stays where it is. NotFound."""
-        find_device(self._keeper.map, device)
-        await self._set_leaving(self._leaving - {device})
-        return {"device": device}
+    async def undrain(self, devices: Sequence[int]) -> dict[str, object]:
+        """Let devices take shards again; what has moved stays where it is. NotFound."""
+        for device in devices:
+            find_device(self._keeper.map, device)
+        await self._set_leaving(self._leaving.difference(devices))
+        return {"devices": sorted(devices)}
+
+    async def add(self, devices: Sequence[int], *, plan: bool) -> dict[str, object]:
+        """Let devices take their share; errors as of `Balancing.add`."""
+        return (await self.balancing.add(devices, self._leaving, plan=plan)).as_json()
+
+    async def rebalance(self, *, plan: bool) -> dict[str, object]:
+        """Let every device have its share."""
+        return (await self.balancing.rebalance(self._leaving, plan=plan)).as_json()
+
+    async def remove(self, device: int, *, plan: bool) -> dict[str, object]:
+        """Take a device out for good; errors as of `removing.remove`."""
+        if plan:
+            return (await plan_removal(self._engine, self._keeper.map, device, self._leaving)).as_json()
+        told = await remove(self._engine, self._keeper, device, self._leaving)
+        self._leaving = self._leaving - {device}
+        self._settled = None
+        return told.as_json()
 
     async def _set_leaving(self, leaving: frozenset[int]) -> None:
         await self._transactor.run(lambda writer: write_leaving(writer, leaving), urgent=True)
@@ -208,39 +262,36 @@ class Keeping:
 
     def status(self) -> dict[str, object]:
         """How safe the data is, and how the work goes; sizes in bytes, times in seconds."""
-        map_ = self._keeper.map
+        map_, progress, now = self._keeper.map, self._progress, self._clock.monotonic()
         with self._engine.read() as reader:
             found = lacks.lacks(reader)
             waiting = mending.marks(reader)
-            survives = _survives(reader, map_, found, waiting)
-        left = sum(lack.bytes for lack in found)
-        risky = [lack for lack in found if lack.masks.missing | lack.masks.gone]
-        rate = self._progress.rate(self._clock.monotonic())
+            least = survival.by_pg(reader, map_, found, waiting)
+        left, count = sum(lack.bytes for lack in found), sum(lack.extents for lack in found)
         return {
-            "extents": sum(lack.extents for lack in found),
+            "extents": count,
             "shards": sum(lack.extents * lack.masks.work.bit_count() for lack in found),
             "bytes_left": left,
-            "bytes_done": self._progress.done_bytes,
-            "extents_done": self._progress.done_extents,
-            "rate": round(rate),
-            "seconds_left": round(left / rate, 1) if rate and left else (0.0 if not left else None),
-            "survives": survives,
-            "at_risk_s": round(self._age_s(risky), 1),
+            "bytes_done": progress.bytes,
+            "extents_done": progress.extents,
+            "bytes_total": progress.total_bytes,
+            "rate": round(progress.rate(now)),
+            "seconds_left": seconds(progress.seconds_left(left, count, now)),
+            "survives": survival.by_profile(map_, least),
+            "at_risk_s": age_s(found, self._needs.leases.id_time_ms()),
             "noting_pgs": len(waiting),
             "stuck_positions": self._stuck,
             "moving_positions": sum(1 for _ in _moves(map_)),
             "tasks": self._board.open,
             "leaving": sorted(self._leaving),
+            "idle": sorted(idle(map_, self._leaving)),
+            "full": sorted(self._full),
+            "balancing": self.balancing.status(),
             "floor": self._rates.floor,
             "ceiling": self._rates.ceiling,
-            "devices": _by_device(map_, found),
-            "pgs": _by_pg(found),
+            "devices": by_device(map_, found, progress, now),
+            "pgs": by_pg(map_, found, least, progress, now, self._needs.leases.id_time_ms()),
         }
-
-    def _age_s(self, risky: Sequence[lacks.Lack]) -> float:
-        if not risky:
-            return 0.0
-        return max(0.0, (self._needs.leases.id_time_ms() - min(lack.since_ms for lack in risky)) / 1000)
 
 
 def _moves(map_: ClusterMap) -> Iterable[tuple[int, int]]:
@@ -249,62 +300,3 @@ def _moves(map_: ClusterMap) -> Iterable[tuple[int, int]]:
         for position, place in enumerate(pg.positions):
             if place.source:
                 yield pg.id, position
-
-
-def _survives(
-    reader: Reader, map_: ClusterMap, found: Iterable[lacks.Lack], waiting: Mapping[int, object]
-) -> dict[str, int]:
-    """By profile, how many more devices may be lost whatever they are; below 0 where bytes cannot be had now.
-
-    Never too high: an extent without a shard at a position that is away may survive one more.
-    """
-    up = {number for number, device in map_.devices.items() if device.state == "up"}
-    held: dict[int, list[lacks.Masks]] = {}
-    for lack in found:
-        held.setdefault(lack.pg, []).append(lack.masks)
-    least: dict[str, int] = {}
-    for pg in map_.pgs.values():
-        away = sources_away = unsure = 0
-        for position, place in enumerate(pg.positions):
-            away |= (place.device not in up) << position
-            if place.source and place.source not in up:
-                sources_away |= 1 << position
-                unsure |= (pg.id in waiting) << position
-        name = Profile(pg.k, pg.m).name
-        kinds = [*held.get(pg.id, ()), lacks.Masks()]
-        if len(kinds) == 1 and pg.m - (away | unsure).bit_count() >= least.get(name, pg.m):
-            continue  # nothing that the scan of an index could make worse
-        if len(kinds) == 1 and next(lacks.extents_of(reader, pg.id), None) is None:
-            continue
-        for masks in kinds:
-            at_source = masks.gone | masks.moving
-            lost = masks.missing | (at_source & sources_away) | (away & ~at_source) | unsure
-            least[name] = min(least.get(name, pg.m), pg.m - lost.bit_count())
-    for pg in map_.pgs.values():
-        least.setdefault(Profile(pg.k, pg.m).name, pg.m)
-    return dict(sorted(least.items()))
-
-
-def _by_device(map_: ClusterMap, found: Iterable[lacks.Lack]) -> dict[str, dict[str, int]]:
-    """What devices are still to get: shards, and about how many bytes."""
-    by: dict[int, list[int]] = {}
-    for lack in found:
-        pg = map_.pgs.get(lack.pg)
-        work = lack.masks.work
-        for position in range(work.bit_length()) if pg is not None else ():
-            if work >> position & 1:
-                row = by.setdefault(pg.positions[position].device, [0, 0])  # type: ignore[union-attr]
-                row[0] += lack.extents
-                row[1] += lack.bytes // work.bit_count()
-    return {str(number): {"shards": row[0], "bytes": row[1]} for number, row in sorted(by.items())}
-
-
-def _by_pg(found: Iterable[lacks.Lack], most: int = 100) -> list[dict[str, int]]:
-    """The PGs that lack the most bytes."""
-    by: dict[int, list[int]] = {}
-    for lack in found:
-        row = by.setdefault(lack.pg, [0, 0])
-        row[0] += lack.extents
-        row[1] += lack.bytes
-    worst = sorted(by.items(), key=lambda item: -item[1][1])[:most]
-    return [{"pg": pg, "extents": row[0], "bytes": row[1]} for pg, row in worst]

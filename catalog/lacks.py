@@ -90,15 +90,15 @@ def visible(row: ExtentRow) -> int:
     return required(row.lengths, row.m)
 
 
+def shard_length(row: ExtentRow, position: int) -> int:
+    """Parity is as long as the longest data shard."""
+    return row.lengths[position] if position < row.k else max(row.lengths)
+
+
 def work_bytes(row: ExtentRow) -> int:
     """Bytes of the shards that are to be written."""
     work = masks(row).work
-    longest = max(row.lengths)
-    return sum(
-        row.lengths[position] if position < row.k else longest
-        for position in range(row.k + row.m)
-        if work >> position & 1
-    )
+    return sum(shard_length(row, position) for position in range(row.k + row.m) if work >> position & 1)
 
 
 def queued(row: ExtentRow) -> tuple[int, DegradedRow] | None:

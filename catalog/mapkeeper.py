@@ -9,7 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from reedbed.catalog.engine import Engine, Writer
 from reedbed.catalog.leases import Transactor
@@ -19,8 +19,10 @@ from reedbed.catalog.mapstate import (
     check_cluster_settings,
     next_change,
     read_map,
+    without_device,
     write_change,
 )
+from reedbed.catalog.removed import read_removed, write_removed
 from reedbed.common.errors import InvalidArgument, WrongCluster
 from reedbed.protos.types import ClusterMap, Device, MapChange, PlacementGroup
 
@@ -64,6 +66,7 @@ class MapKeeper:
         """Reads the stored map, which `found` has made."""
         with engine.read() as reader:
             stored = read_map(reader)
+            self._removed = read_removed(reader)
         assert stored is not None, "the cluster was not founded"
         self._map, self._counters = stored
         self._deciding = self._map
@@ -76,6 +79,11 @@ class MapKeeper:
     def map(self) -> ClusterMap:
         """The map as it is durable."""
         return self._map
+
+    @property
+    def removed(self) -> Mapping[bytes, int]:
+        """The devices that have left for good: numbers by uuid."""
+        return self._removed
 
     def deciding(self) -> ClusterMap:
         """The map that the write transaction under way sees."""
@@ -93,23 +101,50 @@ class MapKeeper:
         `also` writes what belongs to the change, in its transaction, which there is only if something changes. Errors
         of `decide` and of the engine come through and leave the map as it was.
         """
+        return await self._shielded(lambda: next_change(self._map, *decide(self._map, self._counters)), also)
+
+    async def remove(
+        self, number: int, check: Callable[[ClusterMap], None], also: Callable[[Writer], None]
+    ) -> ClusterMap:
+        """Take a device out for good, unless `check` raises; PGs that name it are left to the planner.
+
+        `also` as of `change`. NotFound.
+        """
+        gone: Device | None = None
+
+        def make() -> MapChange:
+            nonlocal gone
+            check(self._map)
+            change, gone = without_device(self._map, number)
+            return change
+
+        def write(writer: Writer) -> None:
+            assert gone is not None
+            write_removed(writer, gone)
+            also(writer)
+
+        map_ = await self._shielded(make, write)
+        assert gone is not None
+        self._removed[gone.uuid] = number
+        return map_
+
+    async def _shielded(
+        self, make: Callable[[], MapChange | None], also: Callable[[Writer], None] | None
+    ) -> ClusterMap:
         # A caller that gives up must not leave a change half taken over: it goes on by itself
-        change = asyncio.ensure_future(self._change(decide, also))
+        change = asyncio.ensure_future(self._change(make, also))
         self._under_way.add(change)
         change.add_done_callback(self._under_way.discard)
         return await asyncio.shield(change)
 
-    async def _change(
-        self, decide: Callable[[ClusterMap, Counters], Changed], also: Callable[[Writer], None] | None
-    ) -> ClusterMap:
+    async def _change(self, make: Callable[[], MapChange | None], also: Callable[[Writer], None] | None) -> ClusterMap:
         async with self._changing:
-            devices, pgs = decide(self._map, self._counters)
-            change = next_change(self._map, devices, pgs)
+            change = make()
             if change is None:
                 return self._map
             counters = Counters(
-                max([self._counters.next_device, *(device.number + 1 for device in devices)]),
-                max([self._counters.next_pg, *(pg.id + 1 for pg in pgs)]),
+                max([self._counters.next_device, *(device.number + 1 for device in change.devices)]),
+                max([self._counters.next_pg, *(pg.id + 1 for pg in change.pgs)]),
             )
             map_ = change.apply(self._map)
             assert map_ is not None

@@ -14,7 +14,7 @@ never given twice.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -27,6 +27,7 @@ from reedbed.common.errors import (
     AlreadyExists,
     Corrupt,
     InvalidArgument,
+    NotFound,
     PreconditionFailed,
     ResourceExhausted,
     WrongCluster,
@@ -144,6 +145,28 @@ def next_change(
         default_profile=map_.default_profile,
         level=map_.level,
     )
+
+
+def without_device(map_: ClusterMap, number: int) -> tuple[MapChange, Device]:
+    """From `map_` to the next epoch without a device; and the device. NotFound."""
+    device = find_device(map_, number)
+    change = MapChange(
+        base=map_.epoch,
+        epoch=map_.epoch + 1,
+        cluster=map_.cluster,
+        removed_devices=(number,),
+        default_profile=map_.default_profile,
+        level=map_.level,
+    )
+    return change, device
+
+
+def find_device(map_: ClusterMap, number: int) -> Device:
+    """The device; NotFound."""
+    device = map_.devices.get(number)
+    if device is None:
+        raise NotFound(f"there is no device {number}", hint="See `reedbed device list`")
+    return device
 
 
 class MapHistory:
@@ -315,13 +338,24 @@ def pgs_of(map_: ClusterMap, profile: Profile) -> list[PlacementGroup]:
     return [pg for pg in map_.pgs.values() if pg.k == profile.k and pg.m == profile.m]
 
 
-def new_pgs(map_: ClusterMap, counters: Counters, profile: Profile) -> list[PlacementGroup]:
-    """PGs for a profile that has none yet. InvalidArgument if devices or failure domains do not suffice."""
-    devices = placeable(map_)
+def new_pgs(
+    map_: ClusterMap,
+    counters: Counters,
+    profile: Profile,
+    devices: Sequence[Device] | None = None,
+    count: int | None = None,
+) -> list[PlacementGroup]:
+    """PGs for a profile: its first ones, on all devices that may be used, or `count` more on `devices`.
+
+    InvalidArgument if devices or failure domains do not suffice.
+    """
+    places = placeable(map_) if devices is None else placed(devices)
     level = check_cluster_settings(map_.level, map_.default_profile)
-    count = pg_count(len(devices), profile.n)
-    seed = crc32c(profile.name.encode(), crc32c(map_.cluster))
-    groups = make_pgs(devices, profile.k, profile.m, level, count, seed)
+    # others than before where a profile has some already
+    seed = crc32c(profile.name.encode(), crc32c(map_.cluster)) + len(pgs_of(map_, profile))
+    groups = make_pgs(
+        places, profile.k, profile.m, level, pg_count(len(places), profile.n) if count is None else count, seed
+    )
     return [
         PlacementGroup(counters.next_pg + index, profile.k, profile.m, 1, tuple(Position(number) for number in group))
         for index, group in enumerate(groups)

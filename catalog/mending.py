@@ -8,7 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -28,6 +28,14 @@ class Mended:
 
     extent: Id
     acks: tuple[Ack, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What of it counts: the extent's PG, and bytes by device."""
+
+    pg: int
+    by_device: Mapping[int, int]
 
 
 def put_mark(writer: Writer, pg: int, mark: MarkRow) -> None:
@@ -54,15 +62,18 @@ def as_of(row: ExtentRow, mark: MarkRow | None) -> ExtentRow:
     if mark is None or row.generation >= mark.generation:
         return row
     at_source = row.gone | row.moving
-    shifted = mark.gone | mark.moving
+    shifted = (mark.gone | mark.moving) & ~mark.back
     # what lay at the source before has nobody left who holds it, as has what lay at a device that is no source now
-    present = row.present & ~(shifted & at_source) & ~(mark.lost & ~at_source)
+    present = row.present & ~(shifted & at_source) & ~(mark.lost & ~shifted & ~at_source)
+    # what lay at the source lies at the device again, and the other way round
+    away = mark.back & present & ~at_source
+    kept = ~shifted & ~mark.back
     return msgspec.structs.replace(
         row,
         generation=mark.generation,
         present=present,
-        gone=(row.gone & ~shifted) | (mark.gone & present),
-        moving=(row.moving & ~shifted) | (mark.moving & present),
+        gone=(row.gone & kept) | (mark.gone & shifted & present) | (mark.gone & away),
+        moving=(row.moving & kept) | (mark.moving & shifted & present) | (away & ~mark.gone),
     )
 
 
@@ -87,23 +98,24 @@ def note(edit: Edit, pg: int, limit: int) -> bool:
     return False
 
 
-def record(edit: Edit, map_: ClusterMap, mended: Iterable[Mended]) -> list[int]:
-    """Record shards that were written; for each the bytes of it that counted, -1 where the extent is not live."""
+def record(edit: Edit, map_: ClusterMap, mended: Iterable[Mended]) -> list[Counted | None]:
+    """Record shards that were written; for each what counted, None where that is nothing."""
     return [_record(edit, map_, one) for one in mended]
 
 
-def _record(edit: Edit, map_: ClusterMap, mended: Mended) -> int:
+def _record(edit: Edit, map_: ClusterMap, mended: Mended) -> Counted | None:
     old = extents.get(edit.writer, mended.extent)
     if old is None or old.dropped_ms is not None:
-        return -1
+        return None
     row = as_of(old, get_mark(edit.writer, old.pg))
     pg = map_.pgs.get(row.pg)
     bits = 0
+    if pg is None:
+        return None
     for ack in mended.acks:
         device = map_.devices.get(ack.device)
         if (
-            pg is not None
-            and ack.position < len(pg.positions)
+            ack.position < len(pg.positions)
             and pg.positions[ack.position].device == ack.device
             and device is not None
             and device.incarnation == ack.incarnation
@@ -114,4 +126,8 @@ def _record(edit: Edit, map_: ClusterMap, mended: Mended) -> int:
     new = msgspec.structs.replace(row, present=row.present | bits, gone=row.gone & ~bits, moving=row.moving & ~bits)
     if new != old:
         lacks.store(edit, mended.extent, old, new)
-    return lacks.work_bytes(row) - lacks.work_bytes(new)
+    done = lacks.masks(row).work & ~lacks.masks(new).work
+    by_device = {
+        place.device: lacks.shard_length(row, index) for index, place in enumerate(pg.positions) if done >> index & 1
+    }
+    return Counted(row.pg, by_device) if done else None

@@ -130,7 +130,9 @@ class MarkRow(Struct, array_like=True, frozen=True):
     """What a PG's change to `generation` did to the shards of older extents; `after` is the id up to which it is noted.
 
     Bit i: position i has another device, and its old one is the source now, out of service (`gone`) or in it
-    (`moving`); or (`lost`) it kept its source, and what its device had is lost.
+    (`moving`), in place of another one if `lost` is set too; or it kept its source, and what its device had is lost
+    (`lost` alone); or its source is its device again (`back`), and its old device is the source now, in service, or out
+    of it (`gone` too), or has left for good (`lost` too).
     """
 
     generation: U64
@@ -138,6 +140,7 @@ class MarkRow(Struct, array_like=True, frozen=True):
     moving: U64 = 0
     lost: U64 = 0
     after: bytes = b""
+    back: U64 = 0
 
 
 class SliceListRow(Struct, array_like=True, frozen=True):

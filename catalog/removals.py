@@ -28,6 +28,7 @@ from reedbed.catalog.engine import Engine, Reader, Writer
 from reedbed.catalog.leases import Leases, Transactor
 from reedbed.catalog.mapkeeper import MapKeeper
 from reedbed.catalog.needs import Needs
+from reedbed.catalog.released import holders
 from reedbed.catalog.room import is_short
 from reedbed.common.errors import Corrupt
 from reedbed.common.ids import ID_BYTES, Id
@@ -55,20 +56,26 @@ class Order:
     generation: int
 
 
-def orders_for_extent(map_: ClusterMap, extent: Extent, first_number: int) -> list[Order]:
-    """One order for each device that may hold a shard, acknowledged or not: the answer may have been lost."""
+def orders_for_extent(
+    map_: ClusterMap, extent: Extent, first_number: int, before: Iterable[tuple[int, int]] = ()
+) -> list[Order]:
+    """One order for each device that may hold a shard, acknowledged or not: the answer may have been lost.
+
+    `before`: (position, device) where the PG's shards lay before, and some may lie still.
+    """
     pg = map_.pgs.get(extent.pg)
     if pg is None:
         return []
-    orders: list[Order] = []
-    for index, place in enumerate(pg.positions):
-        if index < extent.k and not extent.lengths[index]:
-            continue
-        for device in (place.device, place.source):
-            if device in map_.devices:
-                number = first_number + len(orders)
-                orders.append(Order(number, device, extent.id, index, pg.id, max(pg.generation, extent.generation)))
-    return orders
+    places = {(index, number) for index, place in enumerate(pg.positions) for number in (place.device, place.source)}
+    generation = max(pg.generation, extent.generation)
+    return [
+        Order(first_number + count, device, extent.id, index, pg.id, generation)
+        for count, (index, device) in enumerate(
+            (index, device)
+            for index, device in sorted(places | set(before))
+            if device in map_.devices and (index >= extent.k or extent.lengths[index])
+        )
+    ]
 
 
 def _order_key(device: int, number: int) -> bytes:
@@ -124,7 +131,12 @@ class Removals:
                 self._open[device] = self._open.get(device, 0) + 1
 
     async def step(self) -> int:
-        """Turns some due extents into orders; returns how many extents. Call again at once while it is not 0."""
+        """Turns some due extents into orders; returns how many extents. Call again at once while it is not 0.
+
+        Orders of devices that have left are forgotten.
+        """
+        for device in [number for number in self.open_orders() if number not in self._keeper.map.devices]:
+            await self.cleaned(device)
         grace = min(self._grace_s, READ_DEADLINE_MAX_S) if is_short(self._keeper.map) else self._grace_s
         before = self._leases.shown_before(grace)
         with self._engine.read() as reader:
@@ -149,7 +161,8 @@ class Removals:
             row = extents.get(writer, extent_id)
             if row is None or row.dropped_ms is None or not extents.forget_dropped(edit, extent_id):
                 continue
-            orders = orders_for_extent(self._keeper.deciding(), extents.to_type(extent_id, row), number)
+            before = holders(writer, row.pg)
+            orders = orders_for_extent(self._keeper.deciding(), extents.to_type(extent_id, row), number, before)
             for order in orders:
                 value = _ORDER.pack(order.extent, order.index, order.pg, order.generation)
                 writer.put(_order_key(order.device, order.number), value)

@@ -21,7 +21,7 @@ from reedbed.catalog.leases import Lease, Transactor
 from reedbed.catalog.mapkeeper import MapKeeper
 from reedbed.catalog.mapstate import check_holdable, pgs_of
 from reedbed.catalog.needs import Needs
-from reedbed.catalog.rates import Progress
+from reedbed.catalog.rates import NO_DEVICE, Progress
 from reedbed.catalog.records import SliceRow
 from reedbed.catalog.rewrite_board import RewriteBoard
 from reedbed.catalog.room import is_short
@@ -268,7 +268,7 @@ class Rewriting:
         group = self._board.find(address, result.number)
         self._board.unreadable(result.unread, now)
         if swapped:
-            self._progress.add(swapped, now)
+            self._progress.add(result.extent.pg if result.extent else 0, {NO_DEVICE: swapped}, now)
         if not code:
             self._board.succeeded()
             return
@@ -324,8 +324,7 @@ class Rewriting:
         with self._engine.read() as reader:
             counts, thin = edit.counters(reader), edit.sparse_counts(reader)
             orders = [job for _, job in recode_jobs.jobs(reader)]
-        rate = self._progress.rate(now)
-        left = counts.recode_bytes
+        left, seconds_left = counts.recode_bytes, self._progress.seconds_left(counts.recode_bytes, 0, now)
         return {
             "orders": [
                 {
@@ -344,10 +343,10 @@ class Rewriting:
             "compact_below": self._percent,
             "short": self.short(),
             "tasks": self._board.given,
-            "bytes_done": self._progress.done_bytes,
-            "extents_done": self._progress.done_extents,
-            "rate": round(rate),
-            "seconds_left": round(left / rate, 1) if rate and left else (0.0 if not left else None),
+            "bytes_done": self._progress.bytes,
+            "extents_done": self._progress.extents,
+            "rate": round(self._progress.rate(now)),
+            "seconds_left": None if seconds_left is None else round(seconds_left, 1),
             "too_large": self._recode.too_large,
             "stopped": self._stopped(),
         }

@@ -125,7 +125,7 @@ class ClusterCalls:
         answer = _answer(await self._cluster.heartbeat(message.epoch, reports, message.address))
         answer.noted.extend(await self._comparing.noted(reports))
         devices = self._cluster.map.devices
-        addresses = {devices[report.number].address for report in reports}
+        addresses = {device.address for report in reports if (device := devices.get(report.number)) is not None}
         answer.work = self._keeping.has_work(addresses) or self._rewriting.has_work(
             addresses, self._keeping.open_tasks > 0
         )
@@ -142,6 +142,7 @@ class ClusterCalls:
                     tuple(Ack(ack.position, ack.device, ack.incarnation) for ack in result.acks),
                 ),
                 result.error,
+                tuple(result.full),
             )
             for result in message.results
             if not result.HasField("rewritten")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reedbed.cli import rewrites, safety, scrubs
+from reedbed.cli import repairs, rewrites, safety, scrubs
 from reedbed.cli.output import size_text, table_lines
 from reedbed.ec.profiles import parse_profile
 
@@ -43,6 +43,9 @@ def health(status: Status) -> Health:
     danger = safety.reason(keeping) if keeping else ""
     if danger:
         reasons.append(danger)
+    lacks = safety.lacking(keeping) if keeping else ""
+    if lacks:
+        reasons.append(lacks)
     if damaged:
         reasons.append(f"{damaged:,} shards are damaged")
     if danger and keeping and (safety.worst(keeping) or ("", 0))[1] < 0:
@@ -59,10 +62,11 @@ def lines(status: Status) -> Iterator[str]:
     yield ""
     yield from _devices(status["devices"], status.get("keeping"))
     yield ""
-    told = list(scrubs.lines(status["devices"]))
-    yield from told
-    if told:
-        yield ""
+    keeping = status.get("keeping")
+    for told in (list(repairs.lines(keeping)) if keeping else [], list(scrubs.lines(status["devices"]))):
+        yield from told
+        if told:
+            yield ""
     for name, value in _facts(status):
         yield f"{name + ':':<14} {value}"
 

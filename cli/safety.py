@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from reedbed.cli.output import size_text
@@ -32,8 +32,31 @@ def facts(keeping: Keeping) -> Iterator[tuple[str, str]]:
     yield "repair", _repair(keeping)
     if keeping["moving_positions"] or keeping["noting_pgs"]:
         yield "moving", f"{keeping['moving_positions']:,} positions of groups go to other devices"
+    if keeping["balancing"]:
+        yield "balancing", _balancing(keeping["balancing"])
     if keeping["stuck_positions"]:
         yield "no place", f"{keeping['stuck_positions']:,} positions have no device to go to. Add devices"
+    if keeping["full"]:
+        yield "full", f"devices {_numbers(keeping['full'])} refuse shards for want of room"
+    if keeping["idle"]:
+        idle = _numbers(keeping["idle"], " ")
+        yield "idle", f"no placement group names devices {idle}. Let them take their share: reedbed device add {idle}"
+
+
+def lacking(keeping: Keeping) -> str:
+    """What repair lacks; empty if that is nothing."""
+    if not keeping["stuck_positions"]:
+        return ""
+    return f"repair lacks devices: {keeping['stuck_positions']:,} positions have none to go to"
+
+
+def losses_text(lost: Mapping[str, Any]) -> str:
+    """What would be lost with a device."""
+    text = (
+        f"{lost['extents']:,} extents with {size_text(lost['bytes'])} of {lost['objects']:,} objects could not be read "
+        "any more"
+    )
+    return text + (f", among them {', '.join(lost['names'])}" if lost["names"] else "")
 
 
 def missing_at(keeping: Keeping, device: int) -> int:
@@ -50,6 +73,16 @@ def duration_text(seconds: float) -> str:
             rest = whole % size // part
             return f"{whole // size} {unit}" + (f" {rest} {lower}" if rest else "")
     return f"{whole} s"
+
+
+def _numbers(numbers: Sequence[int], by: str = ", ") -> str:
+    return by.join(map(str, numbers))
+
+
+def _balancing(balancing: Mapping[str, Any]) -> str:
+    who = "all devices" if balancing["all"] else f"devices {_numbers(balancing['targets'])}"
+    left = f"{balancing['positions_left']:,} positions with about {size_text(balancing['bytes_left'])}"
+    return f"{who} get their share, {left} are still to begin"
 
 
 def _safety(keeping: Keeping) -> str:

@@ -26,6 +26,7 @@ from typing import IO, Any, Final
 
 import msgspec
 
+from reedbed.cli.growing import take_share
 from reedbed.common.errors import (
     AlreadyExists,
     Corrupt,
@@ -345,8 +346,12 @@ async def run_cluster(
     ready: Callable[[ClusterState], None],
     say: Callable[[str], None],
 ) -> None:
-    """Runs a local cluster until SIGINT or SIGTERM. Raises the error of the daemon that does not start."""
+    """Runs a local cluster until SIGINT or SIGTERM. Raises the error of the daemon that does not start.
+
+    Devices that come to a cluster which was there before take their share.
+    """
     with _claim(folder) as lock:
+        before = {str(path) for path in device_folders(folder)}
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -361,7 +366,11 @@ async def run_cluster(
                 await asyncio.gather(starting, return_exceptions=True)
                 return
             stopping.cancel()
-            ready(starting.result())
+            state = starting.result()
+            new = [device.id for device in state.devices if device.dir not in before]
+            if before and new:
+                await take_share(state.endpoint, new, say)
+            ready(state)
             await supervisor.watch(stop)
         finally:
             await supervisor.stop()

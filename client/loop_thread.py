@@ -27,6 +27,7 @@ from reedbed.common.errors import InvalidArgument, Unavailable
 
 T = TypeVar("T")
 
+LOOK_S: Final = 0.5
 CLEAN_UP_S: Final = 6.0
 
 
@@ -124,7 +125,9 @@ class LoopThread:
                 self.check()
                 call.begun = True
                 self._loop.call_soon_threadsafe(call.start)
-            call.done.wait()
+            # CPython loses an interrupt that comes just before a lock is waited for: it takes effect at the next look
+            while not call.done.wait(LOOK_S):
+                pass
         except BaseException:
             # an interrupt; what was begun must not become visible behind the caller's back
             if call.begun:

@@ -94,6 +94,12 @@ class StaleTerm(PreconditionFailed):
     code = "StaleTerm"
 
 
+class DeviceRemoved(PreconditionFailed):
+    """A device that was taken out of the cluster for good, and comes back."""
+
+    code = "DeviceRemoved"
+
+
 class BelowHorizon(PreconditionFailed):
     """A commit id or new extent id below the horizon: the work took too long without registering its extents."""
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from reedbed.common.checksums import Buffer
 from reedbed.common.clock import Deadline
-from reedbed.common.errors import Corrupt, DataLoss, ReedbedError, Unavailable
+from reedbed.common.errors import Corrupt, DataLoss, DiskFull, ReedbedError, Unavailable
 from reedbed.ec.codec import codec_for
 from reedbed.ec.cut import Layout, block_borders
 from reedbed.ec.plan import DecodePlan, rebuild_plan
@@ -27,18 +27,20 @@ from reedbed.extents.context import ClusterAccess
 from reedbed.extents.offload import off_loop
 from reedbed.protos import convert, storage_pb2
 from reedbed.protos.methods import PUT_SHARD
-from reedbed.protos.types import Ack, Extent
+from reedbed.protos.types import Ack, Device, Extent
 
 _TRIES: Final = 4  # plans, each without the shards that failed before
 
 
 @dataclass(slots=True)
 class Rebuilt:
-    """What came of it: who took which shard, bytes written, and why not all were."""
+    """What came of it: who took which shard, bytes read and written, and why not all were. `full`: who had no room."""
 
     acks: list[Ack] = field(default_factory=list)
+    read: int = 0
     written: int = 0
     error: str = ""
+    full: list[int] = field(default_factory=list)
 
 
 def memory_of(lengths: Sequence[int], positions: int) -> int:
@@ -53,14 +55,16 @@ def bytes_to_write(lengths: Sequence[int], positions: Collection[int]) -> int:
 
 
 async def rebuild_extent(
-    access: ClusterAccess, extent: Extent, positions: Collection[int], deadline: Deadline
+    access: ClusterAccess, extent: Extent, positions: Collection[int], deadline: Deadline, *, at_once: bool = True
 ) -> Rebuilt:
     """Gives the devices of these positions their shards.
 
+    With `at_once` all shards that it needs are read at the same time, else one after the other, in favour of others.
     Never raises for what devices do: the result tells how far it came.
     """
     needed = needed_positions(extent.lengths, extent.m)
-    rebuilder = _Rebuilder(access, extent, [one for one in sorted(set(positions)) if one in needed], deadline)
+    wanted = [one for one in sorted(set(positions)) if one in needed]
+    rebuilder = _Rebuilder(access, extent, wanted, deadline, reads=len(extent.lengths) + extent.m if at_once else 1)
     try:
         await rebuilder.run()
     except ReedbedError as error:
@@ -71,11 +75,14 @@ async def rebuild_extent(
 class _Rebuilder:
     """One extent. `_rows` are the whole tables of data shards as far as they are known."""
 
-    def __init__(self, access: ClusterAccess, extent: Extent, positions: list[int], deadline: Deadline) -> None:
+    def __init__(
+        self, access: ClusterAccess, extent: Extent, positions: list[int], deadline: Deadline, *, reads: int
+    ) -> None:
         self._access = access
         self._extent = extent
         self._positions = positions
         self._deadline = deadline
+        self._reading = asyncio.Semaphore(reads)
         self._asker = Asker(access, extent, deadline, background=True)
         self._layout = Layout(extent.lengths)
         self._data_rows: dict[int, BlockRows] = {}
@@ -103,9 +110,9 @@ class _Rebuilder:
             into = memoryview(bytearray(self._layout.length_of(shard)))
             own: list[BlockRows] = []
             try:
-                device = self._access.map.devices[source]
                 wanted = self._rows_of(shard, ())
-                rows = await self._asker.ask_device(device, shard, ((0, len(into)),), into, wanted, own)
+                async with self._reading:
+                    rows = await self._asker.ask_device(source, shard, ((0, len(into)),), into, wanted, own)
             except ReedbedError as error:
                 self._asker.bad[shard] = error
                 return None
@@ -115,12 +122,12 @@ class _Rebuilder:
         found = await asyncio.gather(*(copy(shard) for shard in self._positions))
         return {shard: data for shard, data in zip(self._positions, found, strict=True) if data is not None}
 
-    def _source_of(self, shard: int) -> int | None:
+    def _source_of(self, shard: int) -> Device | None:
         map_ = self._access.map
         pg = map_.pgs.get(self._extent.pg)
         source = pg.positions[shard].source if pg is not None else 0
         device = map_.devices.get(source)
-        return source if device is not None and device.state in ("up", "failed") else None
+        return device if device is not None and device.state in ("up", "failed") else None
 
     async def _computed(self, lost: list[int]) -> dict[int, Buffer]:
         held: dict[int, memoryview] = {}
@@ -154,7 +161,8 @@ class _Rebuilder:
         into = memoryview(bytearray(length))
         own: list[BlockRows] = []
         try:
-            rows = await self._asker.ask(shard, ((0, length),), into, self._rows_of(shard, sources, length), own)
+            async with self._reading:
+                rows = await self._asker.ask(shard, ((0, length),), into, self._rows_of(shard, sources, length), own)
         except ReedbedError as error:
             self._asker.bad[shard] = error
             return None
@@ -170,6 +178,7 @@ class _Rebuilder:
         return RowsWanted(wanted, 0, end) if wanted else None
 
     def _learn(self, shard: int, own: list[BlockRows], rows: Mapping[int, BlockRows], length: int) -> None:
+        self.result.read += length
         if shard < self._asker.profile.k and length == self._layout.length_of(shard):
             self._data_rows[shard] = own[0]
         for one, found in rows.items():
@@ -200,6 +209,9 @@ class _Rebuilder:
         async def put(shard: int, data: Buffer) -> ReedbedError | None:
             try:
                 self.result.acks.append(await self._put(shard, data))
+            except DiskFull as error:
+                self.result.full.append(self._access.map.pgs[self._extent.pg].positions[shard].device)
+                return error
             except ReedbedError as error:
                 return error
             self.result.written += len(data)

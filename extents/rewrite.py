@@ -55,6 +55,7 @@ class Rewritten:
     extent: Extent | None = None
     places: dict[int, tuple[int, int]] = field(default_factory=dict)
     unread: set[Id] = field(default_factory=set)
+    read: int = 0
     written: int = 0
     error: ReedbedError | None = None
 
@@ -76,16 +77,23 @@ def memory_of(pieces: Sequence[Piece], profile: Profile) -> int:
 
 
 async def rewrite(
-    access: ClusterAccess, profile: Profile, pieces: Sequence[Piece], deadlines: Callable[[], Deadline], pace: Pace
+    access: ClusterAccess,
+    profile: Profile,
+    pieces: Sequence[Piece],
+    deadlines: Callable[[], Deadline],
+    pace: Pace,
+    *,
+    at_once: bool = True,
 ) -> Rewritten:
     """Writes the pieces into one extent of `profile`, for which the map must have placement groups. `pace` is waited
-    for with the bytes about to be written; reading and writing have a deadline each.
+    for with the bytes about to be written; reading and writing have a deadline each. Without `at_once` one piece is
+    read after the other.
 
     Never raises for what devices do: the result tells how far it came.
     """
     result = Rewritten()
     try:
-        await _Rewriter(access, profile, pieces, deadlines, pace, result).run()
+        await _Rewriter(access, profile, pieces, deadlines, pace, result, READS_AT_ONCE if at_once else 1).run()
     except ReedbedError as error:
         result.places.clear()
         result.error = error
@@ -101,6 +109,7 @@ class _Rewriter:
         deadlines: Callable[[], Deadline],
         pace: Pace,
         result: Rewritten,
+        reads: int,
     ) -> None:
         self._access = access
         self._profile = profile
@@ -108,6 +117,7 @@ class _Rewriter:
         self._deadlines = deadlines
         self._pace = pace
         self._result = result
+        self._reading = asyncio.Semaphore(reads)
         self._data: dict[int, memoryview] = {}
 
     async def run(self) -> None:
@@ -130,11 +140,10 @@ class _Rewriter:
         self._result.places = {index: (places[index], sums[index]) for index in good}
 
     async def _read(self) -> None:
-        slots = asyncio.Semaphore(READS_AT_ONCE)
         deadline = self._deadlines()
 
         async def read(run: _Run) -> None:
-            async with slots:
+            async with self._reading:
                 data = memoryview(bytearray(run.end - run.start))
                 try:
                     await read_extent(self._access, run.extent, run.start, len(data), data, deadline, background=True)
@@ -142,6 +151,7 @@ class _Rewriter:
                     self._result.unread.add(run.extent.id)
                     self._result.error = error
                     return
+            self._result.read += len(data)
             for index in run.members:
                 start = self._pieces[index].offset - run.start
                 self._data[index] = data[start : start + self._pieces[index].length]
@@ -170,6 +180,7 @@ class _Rewriter:
         for start in range(0, extent.size, BACK):
             data = scratch[: min(BACK, extent.size - start)]
             await read_extent(self._access, extent, start, len(data), data, deadline, background=True)
+            self._result.read += len(data)
             await off_loop(len(data), lambda start=start, data=data: self._sum(found, places, order, start, data))  # type: ignore[misc]
         for index, value in sums.items():
             if found[index] != value:

@@ -93,7 +93,7 @@ class _Writer:
 
     async def write(self, extent_id: Id) -> Extent:
         for number in range(TRIES):
-            choice = self._choose(self._avoid)
+            choice = await self._placed()
             sent = await self._try(choice, extent_id if number == 0 else None)
             if sent.failed:
                 await self._learn(sent)
@@ -106,6 +106,16 @@ class _Writer:
             f"an extent could not be written in {TRIES} tries; the last failure: {self._last}",
             hint="See `reedbed status` for devices that fail",
         ) from self._last
+
+    async def _placed(self) -> Choice:
+        """A PG by the map at hand, or, if that has none that will do, by the present one: devices may have come."""
+        try:
+            return self._choose(self._avoid)
+        except Unavailable:
+            epoch = self._access.map.epoch
+            if (await self._access.refresh(epoch, self._deadline)).epoch == epoch:
+                raise
+            return self._choose(self._avoid)
 
     def _choose(self, avoid: set[int]) -> Choice:
         access = self._access

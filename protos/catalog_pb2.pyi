@@ -799,16 +799,18 @@ class TasksRequest(_message.Message):
     def __init__(self, devices: _Optional[_Iterable[int]] = ..., boot: _Optional[int] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., room: _Optional[int] = ...) -> None: ...
 
 class TaskResult(_message.Message):
-    __slots__ = ("extent", "acks", "error", "rewritten")
+    __slots__ = ("extent", "acks", "error", "rewritten", "full")
     EXTENT_FIELD_NUMBER: _ClassVar[int]
     ACKS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     REWRITTEN_FIELD_NUMBER: _ClassVar[int]
+    FULL_FIELD_NUMBER: _ClassVar[int]
     extent: bytes
     acks: _containers.RepeatedCompositeFieldContainer[Ack]
     error: str
     rewritten: Rewritten
-    def __init__(self, extent: _Optional[bytes] = ..., acks: _Optional[_Iterable[_Union[Ack, _Mapping]]] = ..., error: _Optional[str] = ..., rewritten: _Optional[_Union[Rewritten, _Mapping]] = ...) -> None: ...
+    full: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, extent: _Optional[bytes] = ..., acks: _Optional[_Iterable[_Union[Ack, _Mapping]]] = ..., error: _Optional[str] = ..., rewritten: _Optional[_Union[Rewritten, _Mapping]] = ..., full: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TasksReply(_message.Message):
     __slots__ = ("tasks", "floor", "ceiling")

@@ -20,6 +20,7 @@ from reedbed.common.clock import Deadline
 from reedbed.common.errors import (
     AlreadyExists,
     DeviceFailed,
+    DeviceRemoved,
     InvalidArgument,
     NotFound,
     PreconditionFailed,
@@ -50,6 +51,7 @@ RETRY_MAX_S = 5.0
 TWICE_S = 15.0  # after a move to another address the catalog waits for the old one to fall silent
 
 Renew = Callable[[int, ShardStore, int], Awaitable[ShardStore]]  # number (0: none yet), store, incarnation
+Withdraw = Callable[[int], Awaitable[None]]
 
 
 class CatalogCaller(Protocol):
@@ -87,9 +89,11 @@ class Agent:
         caller: CatalogCaller,
         stores: Sequence[ShardStore],
         renew: Renew | None = None,
+        withdraw: Withdraw | None = None,
     ) -> None:
-        """`renew` cleans a device that the catalog wants cleaned."""
+        """`renew` cleans a device that the catalog wants cleaned; `withdraw` stops serving one that was removed."""
         self._renew = renew
+        self._withdraw = withdraw
         self._map: ClusterMap | None = None
         self.work = asyncio.Event()  # set while the catalog has tasks for this process
         self._settings = settings
@@ -114,7 +118,7 @@ class Agent:
 
     @property
     def stores(self) -> list[ShardStore]:
-        """What is open now, in the order of the folders."""
+        """What is open now, one for each number, in the order of the folders."""
         return [device.store for device in self._devices]
 
     async def exchange(self, request: catalog_pb2.TasksRequest) -> catalog_pb2.TasksReply:
@@ -136,16 +140,28 @@ class Agent:
         return parse(answer, reply.header)
 
     async def register(self, address: str) -> list[int]:
-        """Registers all devices under the address that clients shall use; returns their numbers."""
+        """Registers all devices under the address that clients shall use; returns the numbers of those that may serve.
+
+        DeviceRemoved if none may.
+        """
         self._address = address
         await self._register_all()
         await self.beat()
         return self.numbers
 
     async def _register_all(self) -> None:
-        for device in self._devices:
-            if await self._register(device):
-                await self._register(device)
+        for device in list(self._devices):
+            try:
+                if await self._register(device):
+                    await self._register(device)
+            except DeviceRemoved as error:
+                if len(self._devices) == 1:
+                    raise
+                # the others of its process go on
+                log.error("%s: %s", device.store.folder, error)
+                self._devices.remove(device)
+                if self._withdraw is not None:
+                    await self._withdraw(device.number)
 
     async def _register(self, device: Served) -> bool:
         """Whether the device was cleaned, and has to be registered as what it is now."""
@@ -290,7 +306,8 @@ class Agent:
     async def run(self, stop: asyncio.Event) -> None:
         """Heartbeats until `stop`. A catalogd that cannot be reached is tried on.
 
-        Raises AlreadyExists where a device is served elsewhere too, and has been for TWICE_S.
+        Raises AlreadyExists where a device is served elsewhere too, and has been for TWICE_S, and DeviceRemoved when
+        its last device was removed from the cluster.
         """
         failures = 0
         twice: float | None = None  # since when
@@ -307,6 +324,8 @@ class Agent:
                     log.info("catalogd answers again")
                 failures = 0
                 twice = None
+            except DeviceRemoved:
+                raise
             except ReedbedError as error:
                 if not isinstance(error, AlreadyExists):
                     twice = None

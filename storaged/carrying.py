@@ -21,9 +21,10 @@ log = logs.get("storaged.worker")
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What is reported, and how many bytes were written."""
+    """What is reported, and how many bytes were read and written."""
 
     result: catalog_pb2.TaskResult
+    read: int = 0
     written: int = 0
 
 
@@ -50,38 +51,39 @@ def failed(task: catalog_pb2.Task, code: str, error: str) -> catalog_pb2.TaskRes
 
 
 async def carry_out(
-    access: ClusterAccess, task: catalog_pb2.Task, deadlines: Callable[[], Deadline], pace: Pace
+    access: ClusterAccess, task: catalog_pb2.Task, deadlines: Callable[[], Deadline], pace: Pace, *, at_once: bool
 ) -> Carried:
-    """Does it. What goes wrong is told in the result."""
+    """Does it. What goes wrong is told in the result. `at_once`: not one read after the other, in favour of others."""
     try:
         if is_rewrite(task):
-            return await _rewrite(access, task, deadlines, pace)
-        return await _rebuild(access, task, deadlines, pace)
+            return await _rewrite(access, task, deadlines, pace, at_once)
+        return await _rebuild(access, task, deadlines, pace, at_once)
     except ReedbedError as error:
         return Carried(failed(task, error.code, str(error)))
 
 
 async def _rebuild(
-    access: ClusterAccess, task: catalog_pb2.Task, deadlines: Callable[[], Deadline], pace: Pace
+    access: ClusterAccess, task: catalog_pb2.Task, deadlines: Callable[[], Deadline], pace: Pace, at_once: bool
 ) -> Carried:
     extent = extent_from_message(task.extent)
     await pace(rebuild.bytes_to_write(extent.lengths, task.positions))
     deadline = deadlines()  # the pace may take longer than that, where it is slow
     await _catch_up(access, task, deadline)
-    done = await rebuild_extent(access, extent, task.positions, deadline)
+    done = await rebuild_extent(access, extent, task.positions, deadline, at_once=at_once)
     if done.error:
         log.warning("an extent is not as planned yet: %s", done.error)
     acks = [catalog_pb2.Ack(position=ack.position, device=ack.device, incarnation=ack.incarnation) for ack in done.acks]
-    return Carried(catalog_pb2.TaskResult(extent=task.extent.id, acks=acks, error=done.error), done.written)
+    result = catalog_pb2.TaskResult(extent=task.extent.id, acks=acks, error=done.error, full=done.full)
+    return Carried(result, done.read, done.written)
 
 
 async def _rewrite(
-    access: ClusterAccess, task: catalog_pb2.Task, deadlines: Callable[[], Deadline], pace: Pace
+    access: ClusterAccess, task: catalog_pb2.Task, deadlines: Callable[[], Deadline], pace: Pace, at_once: bool
 ) -> Carried:
     asked = task.rewrite
     pieces = _pieces(asked)
     await _catch_up(access, task, deadlines())
-    done = await rewrite.rewrite(access, parse_profile(asked.profile), pieces, deadlines, pace)
+    done = await rewrite.rewrite(access, parse_profile(asked.profile), pieces, deadlines, pace, at_once=at_once)
     told = catalog_pb2.Rewritten(
         number=asked.number,
         profile=asked.profile,
@@ -98,7 +100,7 @@ async def _rewrite(
         log.warning("not all of a rewrite was done: %s", error)
         if not done.places:
             told.code = done.error.code
-    return Carried(catalog_pb2.TaskResult(rewritten=told, error=error), done.written)
+    return Carried(catalog_pb2.TaskResult(rewritten=told, error=error), done.read, done.written)
 
 
 async def _catch_up(access: ClusterAccess, task: catalog_pb2.Task, deadline: Deadline) -> None:

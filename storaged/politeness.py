@@ -2,21 +2,32 @@
 
 What holds:
 - Without foreground calls the rate is bounded by the ceiling alone.
-- With them one task runs at a time, and after each follows a pause that grows with the task's own duration, which tells
-  how loaded disks, network and processors are, and with the share of time in which foreground calls were under way.
-- No pause takes the rate below the floor, and urgent work pauses a quarter as long.
+- With them one task runs at a time, and after each follows a pause: the task's own length times a patience. Tasks that
+  take longer than such tasks take at their best have met somebody else at disks, networks or processors, and patience
+  grows; it shrinks while they do not. So keeping takes what foreground leaves, wherever that is scarce, and many
+  processes on one machine or network yield to each other too.
+- No pause takes the rate below the floor, where each extent counts for EXTENT_COST more than its bytes, and urgent work
+  pauses a quarter as long.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from reedbed.common.limits import KIB
+
 WINDOW_S: Final = 1.0  # of the foreground that is looked at
-PAUSE_BASE: Final = 1.0  # times a task's duration, as soon as there is foreground
-PAUSE_SHARE: Final = 12.0  # and more by the share of its time
+PATIENCE: Final = 32.0  # times a task's length, at first: it is not known yet what foreground leaves
+PATIENCE_MIN: Final = 1.0
+PATIENCE_MAX: Final = 64.0
+LATE_MUCH: Final = 0.75  # of its best length that a task takes longer: then patience grows
+LATE_LITTLE: Final = 0.35  # and below that it shrinks
+GROWTH: Final = 1.4
+SHRINKING: Final = 0.85
 URGENT_PART: Final = 0.25
-BUSY: Final = 0.005  # a share below that is nobody
+EXTENT_COST: Final = 256 * KIB  # bytes that take about as long as what each task takes beside its bytes
 BURST_S: Final = 0.25  # of the ceiling that may be saved up
+_FADING: Final = 0.995  # of the best speed with each task: the machine may have become slower for good
 
 
 class Foreground:
@@ -66,6 +77,8 @@ class Politeness:
         """Bytes a second, both above 0."""
         self.floor = floor
         self.ceiling = ceiling
+        self.patience = PATIENCE
+        self._best = 0.0  # bytes a second, of tasks that ran alone
         self._free_at = 0.0
 
     def wait_for(self, size: int, now: float) -> float:
@@ -75,14 +88,22 @@ class Politeness:
         self._free_at += size / self.ceiling
         return wait
 
-    def pause_after(self, seconds: float, size: int, share: float, urgent: bool) -> float:
-        """Seconds to pause after a task that took so long and wrote so much, beside foreground of that share."""
-        if share < BUSY:
+    def pause_after(self, seconds: float, read: int, written: int, share: float, urgent: bool) -> float:
+        """Seconds to pause after a task that ran alone, took so long, and read and wrote so many bytes."""
+        if not self.alone(share):
             return 0.0
-        wanted = seconds * (PAUSE_BASE + PAUSE_SHARE * share) * (URGENT_PART if urgent else 1.0)
-        return max(0.0, min(wanted, size / self.floor - seconds))
+        seconds = max(seconds, 1e-6)
+        speed = (read + written + EXTENT_COST) / seconds
+        self._best = max(speed, self._best * _FADING)
+        late = self._best / speed - 1
+        if late > LATE_MUCH:
+            self.patience = min(PATIENCE_MAX, self.patience * GROWTH)
+        elif late < LATE_LITTLE:
+            self.patience = max(PATIENCE_MIN, self.patience * SHRINKING)
+        wanted = seconds * self.patience * (URGENT_PART if urgent else 1.0)
+        return max(0.0, min(wanted, (written + EXTENT_COST) / self.floor - seconds))
 
     @staticmethod
     def alone(share: float) -> bool:
-        """Whether one task at a time is enough."""
-        return share >= BUSY
+        """Whether there is foreground, so that one task at a time is enough."""
+        return share > 0.0

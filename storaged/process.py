@@ -166,7 +166,7 @@ async def run_process(
         stack.push_async_callback(server.stop, GRACE_S)
         pool = LanePool(world.connector, cluster=hello.cluster, clock=world.clock, rng=world.rng)
         stack.push_async_callback(pool.close)
-        agent = Agent(settings, state, _Endpoints(pool, settings.catalog, state), stores, renew)
+        agent = Agent(settings, state, _Endpoints(pool, settings.catalog, state), stores, renew, service.withdraw)
         service.compared = agent.comparer.status
         address = advertised(settings, port)
         numbers = await registered(agent, address, stop, state.clock)
@@ -175,11 +175,13 @@ async def run_process(
         for number, store in zip(numbers, agent.stores, strict=True):
             service.serve(number, store)
         ids = LeasedIds(agent.lease_ids, state.clock)
-        access = StorageAccess(pool, lambda: agent.map, agent.fetch_map, state.clock, world.rng, ids)
+        serves = service.stores.__contains__
+        access = StorageAccess(pool, lambda: agent.map, agent.fetch_map, state.clock, world.rng, ids, service, serves)
         boot = world.rng.getrandbits(63)
         worker = Worker(access, agent.exchange, lambda: agent.numbers, agent.work, service.foreground, boot)
         log.info("serving devices %s at %s, pid %d", numbers, address, os.getpid())
-        ready(address, list(zip(numbers, settings.dir, strict=True)))
+        folders = [str(store.folder) for store in agent.stores]
+        ready(address, list(zip(numbers, folders, strict=True)))
         try:
             async with asyncio.TaskGroup() as group:
                 working = group.create_task(worker.run(), name="worker")

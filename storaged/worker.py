@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 from typing import Final
 
 from reedbed.common import logs
@@ -19,13 +20,15 @@ from reedbed.common.limits import MIB
 from reedbed.extents.context import ClusterAccess
 from reedbed.protos import catalog_pb2
 from reedbed.storaged.carrying import carry_out, failed, is_rewrite, memory_of
-from reedbed.storaged.politeness import Foreground, Politeness
+from reedbed.storaged.politeness import URGENT_PART, Foreground, Politeness
 
-MEMORY: Final = 96 * MIB
+MEMORY: Final = 48 * MIB
 AT_ONCE: Final = 16  # tasks
 WAITING: Final = 64  # tasks that are kept at hand
 REPORT_S: Final = 0.5  # results wait no longer
 TASK_S: Final = 60.0
+RESTED_S: Final = 10.0  # after so long without a task beside foreground the next one is the first again
+SPREAD_S: Final = 4.0  # within which the first tasks of all processes begin
 IDLE_S: Final = 2.0  # between calls that bring nothing while tasks are said to wait
 
 log = logs.get("storaged.worker")
@@ -58,6 +61,7 @@ class Worker:
         self._running: set[asyncio.Task[None]] = set()
         self._memory = 0
         self._alone = asyncio.Lock()
+        self._polite_at = -inf  # when the last task beside foreground began
 
     async def run(self) -> None:
         """Works until cancelled."""
@@ -122,9 +126,10 @@ class Worker:
         try:
             if self._politeness.alone(self._share()):
                 async with self._alone:
-                    await self._one(message)
+                    await self._not_all_at_once(message.urgent)
+                    await self._one(message, polite=True)
             else:
-                await self._one(message)
+                await self._one(message, polite=False)
         finally:
             self._memory -= size
 
@@ -134,7 +139,7 @@ class Worker:
             log.error("a task failed", exc_info=bug)
             self._results.append(failed(message, ReedbedError.code, f"the worker failed: {bug!r}"))
 
-    async def _one(self, message: catalog_pb2.Task) -> None:
+    async def _one(self, message: catalog_pb2.Task, *, polite: bool) -> None:
         began, waited = self._now(), 0.0
 
         async def pace(size: int) -> None:
@@ -144,14 +149,20 @@ class Worker:
             if wait:
                 await asyncio.sleep(wait)
 
-        done = await carry_out(self._access, message, lambda: Deadline(TASK_S, self._access.clock), pace)
+        done = await carry_out(
+            self._access, message, lambda: Deadline(TASK_S, self._access.clock), pace, at_once=not polite
+        )
         self._results.append(done.result)
-        if not done.written:
-            return
-        took = self._now() - began - waited
-        pause = self._politeness.pause_after(took, done.written, self._share(), message.urgent)
-        if pause:
+        if polite and done.read + done.written:
+            took = self._now() - began - waited
+            pause = self._politeness.pause_after(took, done.read, done.written, self._share(), message.urgent)
             await asyncio.sleep(pause)
+
+    async def _not_all_at_once(self, urgent: bool) -> None:
+        """Before the first task in a while: the workers of all processes have heard of their work at the same time."""
+        if self._now() - self._polite_at > RESTED_S:
+            await asyncio.sleep(self._access.rng.uniform(0.0, SPREAD_S * (URGENT_PART if urgent else 1.0)))
+        self._polite_at = self._now()
 
     def _share(self) -> float:
         return self._foreground.share(self._now())

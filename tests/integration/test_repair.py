@@ -13,8 +13,10 @@ import pytest
 from reedbed_cluster import REEDBED, LocalCluster, local_cluster
 
 import reedbed
+from reedbed.cli.health import health
 from tests.integration.test_survival import MIB, check_all, contents, put_all
 
+LOOK_S = 0.1
 OPTIONS = ("--down-after-s", "1", "--out-after-s", "3")
 
 
@@ -26,11 +28,10 @@ def eight(tmp_path: Path) -> Iterator[LocalCluster]:
 
 
 def status_of(cluster: LocalCluster) -> dict[str, Any]:
-    done = subprocess.run(
-        [*REEDBED, "status", "--json", "--endpoint", cluster.endpoint], stdout=subprocess.PIPE, check=True
-    )
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    """What `reedbed status --json` tells."""
+    with reedbed.connect(cluster.endpoint, timeout=30) as store:
+        told = store.status()
+    return {"why": health(told).why, **told}
 
 
 def wait_status(
@@ -42,6 +43,7 @@ def wait_status(
         told = status_of(cluster)
         if good(told):
             return told
+        time.sleep(LOOK_S)
         assert time.monotonic() < deadline, json.dumps(told["keeping"]) + "\n" + cluster.logs()[-6000:]
 
 

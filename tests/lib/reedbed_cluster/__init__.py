@@ -80,6 +80,14 @@ class Daemon:
         if self._process is not None:
             self._process.wait()
 
+    def wait_end(self) -> int:
+        """Waits until it has ended by itself; its exit code. AssertionError if it does not."""
+        assert self._process is not None
+        try:
+            return self._process.wait(READY_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} does not end:\n{self.log()}") from None
+
     def stop(self) -> int:
         """SIGTERM, and waits for its end; SIGKILL if that takes too long. Returns the exit code."""
         if self._process is None:

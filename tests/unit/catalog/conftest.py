@@ -16,6 +16,7 @@ from reedbed.catalog.engine import Engine, Reader, Writer
 from reedbed.catalog.judge import AckJudge, ProfileJudge
 from reedbed.catalog.keeping import Keeping
 from reedbed.catalog.leases import Leases
+from reedbed.catalog.leftovers import Leftovers
 from reedbed.catalog.liveness import Times
 from reedbed.catalog.lmdb_engine import LmdbEngine
 from reedbed.catalog.lmdb_rows import TREES
@@ -153,6 +154,7 @@ class Rack:
             self.cluster.ensure_profile,
             more.get("compact_below", 50),
         )
+        self.leftovers = Leftovers(engine, self.transactor, self.leases, self.keeper, self.removals)
 
     async def listens(self, address: str) -> bool:
         return address in self.listening

@@ -25,7 +25,7 @@ async def at_once(_: int) -> None:
 
 async def carried(twin: Any, task: pb.Task) -> pb.TaskResult:
     sent = pb.Task.FromString(task.SerializeToString())
-    done = await carry_out(twin, sent, lambda: Deadline(10.0), at_once)
+    done = await carry_out(twin, sent, lambda: Deadline(10.0), at_once, at_once=True)
     return pb.TaskResult.FromString(done.result.SerializeToString())
 
 

@@ -192,3 +192,48 @@ async def test_too_few_shards_end_with_what_is_missing(
     result = await rebuild(twin, known, [position])
     assert "too few devices answer" in result.error
     assert not result.acks
+
+
+async def test_a_device_without_room_is_named(
+    make_twin: Callable[..., Any], some_bytes: Callable[[int], bytes]
+) -> None:
+    twin = make_twin(Profile(4, 2), 8)
+    extent = await twin.write(some_bytes(300_000))
+    holders = shards_of(twin, extent)
+    for position in (1, 5):
+        del twin.devices[holders[position][0]].shards[extent.id, position]
+    twin.devices[holders[1][0]].full = True
+    done = await rebuild(twin, extent, [1, 5])
+    assert done.full == [holders[1][0]]
+    assert [ack.position for ack in done.acks] == [5]
+    assert "no room" in done.error
+
+
+async def test_in_favour_of_others_one_shard_is_read_at_a_time(
+    make_twin: Callable[..., Any], some_bytes: Callable[[int], bytes]
+) -> None:
+    twin = make_twin(Profile(4, 2), 8)
+    extent = await twin.write(some_bytes(600_000))
+    holder, _ = shards_of(twin, extent)[0]
+    most = {}
+    for at_once in (True, False):
+        twin.devices[holder].shards.pop((extent.id, 0))
+        under_way = peak = 0
+        call = twin.call
+
+        async def counted(*arguments: Any, call: Any = call, **more: Any) -> Any:
+            nonlocal under_way, peak
+            under_way += 1
+            peak = max(peak, under_way)
+            try:
+                return await call(*arguments, **more)
+            finally:
+                under_way -= 1
+
+        twin.call = counted
+        done = await rebuild_extent(twin, extent, [0], Deadline(10), at_once=at_once)
+        twin.call = call
+        assert done.error == ""
+        assert done.read > 3 * done.written
+        most[at_once] = peak
+    assert most == {True: 4, False: 1}

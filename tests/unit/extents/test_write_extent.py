@@ -348,3 +348,20 @@ async def test_a_storm_of_writes_while_devices_fail_and_return(make_twin, some_b
         device.dead = False
     assert len({extent.id for extent in written}) == 60
     assert all(read == data for read in await asyncio.gather(*(twin.read(extent) for extent in written)))
+
+
+async def test_devices_that_have_come_are_found_before_a_write_is_given_up(make_twin, some_bytes):
+    twin, data = make_twin(pgs=1), some_bytes(300_000)
+    new = twin.map
+    first, second, *_ = [place.device for place in twin.map.pgs[1].positions]
+    for number in (first, second):
+        twin.set_state(number, "down")
+    twin.next_map = replace(new, epoch=new.epoch + 1)
+    extent = await twin.write(data)
+    assert extent.present == 0b111111
+    assert twin.refreshes == 1
+    twin.next_map = None
+    for number in (first, second):
+        twin.set_state(number, "down")
+    with pytest.raises(Unavailable, match="4 of 6"):
+        await twin.write(data)

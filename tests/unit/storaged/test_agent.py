@@ -14,6 +14,7 @@ from reedbed.common.clock import Deadline, ManualClock
 from reedbed.common.errors import (
     AlreadyExists,
     DamagedShard,
+    DeviceRemoved,
     DiskFull,
     InvalidArgument,
     PreconditionFailed,
@@ -451,3 +452,35 @@ async def test_damaged_shards_are_told_until_they_are_noted(store: ShardStore) -
     assert not catalog.heard[-1].devices[0].lost
     assert catalog.heard[-1].devices[0].damaged == 1
     assert catalog.heard[-1].devices[0].scrub.phase == "resting"
+
+
+async def test_a_removed_device_is_withdrawn_and_the_others_of_its_process_go_on(
+    store: ShardStore, tmp_path: Path
+) -> None:
+    catalog, withdrawn = Catalog(), []
+
+    async def withdraw(number: int) -> None:
+        withdrawn.append(number)
+
+    with ShardStore.open(tmp_path / "other", CLUSTER) as other:
+        state = CatalogState(CLUSTER, catalog.clock)
+        settings = StoragedSettings(dir=("x", "y"))
+        agent = Agent(settings, state, catalog, [store, other], None, withdraw)
+        catalog.refusals = [DeviceRemoved("device 3 was removed from the cluster")]
+        assert await agent.register("127.0.0.1:1") == [7]
+        assert agent.stores == [other]
+        assert withdrawn == [0]
+        assert [report.number for report in catalog.heard[-1].devices] == [7]
+        # the one that is left is told so too, by a heartbeat that nobody knows the device of
+        catalog.refuse = True
+        catalog.refusals = [DeviceRemoved("device 7 was removed from the cluster")]
+        with pytest.raises(DeviceRemoved, match="device 7"):
+            await agent.run(asyncio.Event())
+        assert withdrawn == [0]
+
+
+async def test_a_process_whose_only_device_was_removed_does_not_start(store: ShardStore) -> None:
+    agent, _ = agent_of(catalog := Catalog(), store)
+    catalog.refusals = [DeviceRemoved("device 7 was removed from the cluster")]
+    with pytest.raises(DeviceRemoved):
+        await registered(agent, "127.0.0.1:1", asyncio.Event(), catalog.clock)
