@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from reedbed.catalog import edit, keys, lacks, records, versions
+from reedbed.catalog import edit, keys, lacks, records, sysobjects, versions
 from reedbed.catalog.buckets import Bucket
 from reedbed.catalog.engine import Reader
 from reedbed.catalog.records import CountersRow, ExtentRow, SliceRow, VersionRow
@@ -26,6 +26,11 @@ def check(reader: Reader) -> list[str]:
             refs[slice_.extent] += 1
             live[slice_.extent] += slice_.length
 
+    for key, data in _rows(reader, keys.objects(sysobjects.BUCKET)):
+        version: VersionRow = records.VERSION.decode(data, key)
+        named(version.slices)
+        if version.slice_list is not None:
+            list_refs[version.slice_list] += 1
     for bucket_versioned, number in _buckets(reader):
         count["buckets"] += 1
         bucket = Bucket("", number, bucket_versioned, "", 0)
@@ -35,7 +40,7 @@ def check(reader: Reader) -> list[str]:
                 problems.append(f"the object row {show_key(key)} names a delete marker")
         prefix = keys.versions(number) if bucket_versioned else keys.objects(number)
         for key, data in _rows(reader, prefix):
-            version: VersionRow = records.VERSION.decode(data, key)
+            version = records.VERSION.decode(data, key)
             count["versions"] += not version.marker
             count["bytes"] += version.size
             named(version.slices)

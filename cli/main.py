@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "upload": "reedbed.cli.uploads",
     "device": "reedbed.cli.device",
     "scrub": "reedbed.cli.scrub",
+    "catalog": "reedbed.cli.catalog",
     "catalogd": "reedbed.cli.daemons",
     "storaged": "reedbed.cli.daemons",
 }
