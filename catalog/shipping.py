@@ -26,7 +26,7 @@ from reedbed.common.errors import LogTrimmed, ReedbedError, Unavailable
 from reedbed.common.ids import ID_BYTES
 from reedbed.protos.types import Extent
 
-STEP_S: Final = 1.0
+STEP_S: Final = 0.25
 
 _log = logs.get("catalog.copy")
 
@@ -34,8 +34,11 @@ _log = logs.get("catalog.copy")
 class Shipping:
     """See the module's text. Belongs to one event loop."""
 
-    def __init__(self, work: CopyWork) -> None:
+    def __init__(self, work: CopyWork, every_s: float) -> None:
+        """every_s: from one run to the next, at least."""
         self._work = work
+        self._every_s = every_s
+        self._shipped_at: float | None = None
         self._alone = asyncio.Lock()
         self._behind = 0  # records that are worth shipping and wait
         self._behind_since: float | None = None
@@ -102,9 +105,17 @@ class Shipping:
             if not found or not (self._behind or row.last < force_to or len(found) == copying.RUN_RECORDS):
                 self._work.notes.settle(found[-1].number if found else row.last)
                 return False
+            if not force_to and self._too_soon(len(found)):
+                return False
             run = copying.run_of(found)
             await self._write(place, row, run)
             return self._work.engine.redo_position() > run[-1].number
+
+    def _too_soon(self, records: int) -> bool:
+        """Whether more may come into the same run."""
+        if self._shipped_at is None or records == copying.RUN_RECORDS:
+            return False
+        return self._work.clock.monotonic() - self._shipped_at < self._every_s
 
     async def _read(self, after: int) -> list[RedoRecord]:
         return await asyncio.to_thread(self._work.engine.read_redo, after, copying.RUN_RECORDS)
@@ -155,3 +166,4 @@ class Shipping:
             ),
         )
         self._behind, self._behind_since = 0, None
+        self._shipped_at = work.clock.monotonic()

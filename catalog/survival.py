@@ -121,7 +121,7 @@ class Survival:
             self._clock,
         )
         self._work = work
-        self._shipping = Shipping(work)
+        self._shipping = Shipping(work, self._settings.copy_every_s)
         self._snapshots = Snapshots(work, self._shipping)
         self._backups = BackupCalls(self._engine, map_.cluster, self._leases.term, self._clock, self._snapshots.want)
         self._held = HeldExtents(
@@ -195,7 +195,7 @@ class Survival:
         if self._pool is not None:
             found += [
                 ("notes", self.notes.step, noting.STEP_S),
-                ("copy", self._shipping.step, min(shipping.STEP_S, self._settings.copy_every_s)),
+                ("copy", self._shipping.step, shipping.STEP_S),
                 ("snapshots", self._snapshots.step, snapshots.STEP_S),
             ]
         return found

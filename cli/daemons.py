@@ -98,6 +98,9 @@ def _serve(run: Callable[[asyncio.Event], Awaitable[None]], stop_with_stdin: boo
 @_seconds("--out-after-s", "From then until its places are given to others [default: 600].")
 @_seconds("--delete-grace-s", "How long what was deleted stays on disk [default: a day].")
 @_seconds("--horizon-lag-s", "Longest time from a client's first write to its commit [default: 900].")
+@_seconds("--copy-every-s", "From one addition to the copy on the cluster to the next [default: 1].")
+@click.option("--capacity", type=int, default=None, help="Bytes that the catalog may use [default: its disk].")
+@click.option("--reserve", type=int, default=None, help="Of these, bytes for deletes alone [default: 64 MiB].")
 @click.option("--short-grace", is_flag=True, default=None, hidden=True, help="For tests: any --delete-grace-s.")
 @_daemon_options
 def catalogd(config: Path | None, stop_with_stdin: bool, as_json: bool, **flags: Any) -> None:
