@@ -134,8 +134,8 @@ class Removals:
             oldest = extents.dropped(reader, before, EXTENTS_PER_STEP, self._after)
         horizon = self._leases.horizon()
         due = [dropped.id for dropped in oldest if dropped.id < horizon and not self._hold.covers(dropped.id)]
-        self._pass_over(oldest, horizon)
         if not due:
+            self._pass_over(oldest, horizon)
             return len(oldest) if self._hold.ranges and len(oldest) == EXTENTS_PER_STEP else 0
 
         def write(writer: Writer) -> list[Order]:
@@ -143,10 +143,11 @@ class Removals:
                 return self._write_orders(edit, due)
 
         self.written(await self._transactor.run(write, urgent=True))
+        self._pass_over(oldest, horizon)
         return len(due)
 
     def _pass_over(self, oldest: Sequence[DroppedExtent], horizon: Id) -> None:
-        """Do not look again at what is held, nor at what is ordered away now: up to the first that still waits."""
+        """Do not look again at what is held, nor at what has been ordered away: up to the first that still waits."""
         for dropped in oldest if self._hold.ranges else ():
             if dropped.id >= horizon and not self._hold.covers(dropped.id):
                 return
