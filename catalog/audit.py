@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from reedbed.catalog import edit, extents, keys, lacks, records, versions
+from reedbed.catalog import edit, extents, keys, lacks, records, sysobjects, versions
 from reedbed.catalog.audit_index import IndexAudit
 from reedbed.catalog.buckets import Bucket
 from reedbed.catalog.engine import Reader
@@ -30,6 +30,9 @@ def check(reader: Reader) -> list[str]:
             refs[slice_.extent] += 1
             live[slice_.extent] += slice_.length
 
+    for key, data in _rows(reader, keys.objects(sysobjects.BUCKET)):
+        version: VersionRow = records.VERSION.decode(data, key)
+        named(version.slices)
     for bucket_versioned, number in _buckets(reader):
         count["buckets"] += 1
         bucket = Bucket("", number, bucket_versioned, "", 0)
@@ -39,7 +42,7 @@ def check(reader: Reader) -> list[str]:
                 problems.append(f"the object row {show_key(key)} names a delete marker")
         prefix = keys.versions(number) if bucket_versioned else keys.objects(number)
         for key, data in _rows(reader, prefix):
-            version: VersionRow = records.VERSION.decode(data, key)
+            version = records.VERSION.decode(data, key)
             name = keys.split_version(key)[0] if bucket_versioned else key[len(prefix) :]
             index.version(OfVersion(Id(version.version), number, bucket_versioned, name), version)
             count["versions"] += not version.marker

@@ -60,7 +60,7 @@ class IndexAudit:
                 yield f"slice list {place.list.hex()} has a slice of {extents.profile_of(extent)}, and does not say so"
 
     def extent(self, extent_id: Id, row: ExtentRow) -> None:
-        at = sparse.place(row)
+        at = sparse.place(extent_id, row)
         if at is not None:
             self.sparse[keys.sparse(at, extent_id)] = row
 

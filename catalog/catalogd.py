@@ -31,6 +31,7 @@ from reedbed.catalog.probe import listens
 from reedbed.catalog.removals import Removals
 from reedbed.catalog.rewriting import Rewriting
 from reedbed.catalog.service import ClusterCalls
+from reedbed.catalog.survival import Survival
 from reedbed.common import logs
 from reedbed.common.clock import Clock
 from reedbed.common.errors import ReedbedError
@@ -39,13 +40,12 @@ from reedbed.common.limits import CALLS_MAX, PAYLOAD_MAX, PROTOCOL_VERSION, WIND
 from reedbed.common.runner import Runner
 from reedbed.ec.profiles import Profile
 from reedbed.transport.greeting import SOFTWARE
-from reedbed.transport.lane import Hello, Request, Response
+from reedbed.transport.lane import Connector, Hello, Request, Response
 from reedbed.transport.service import Router
 
 SWEEP_S: Final = 5.0
 REMOVAL_S: Final = 2.0
 LEFTOVERS_S: Final = 2.0
-TRIM_S: Final = 5.0
 _RETRY_MAX_S: Final = 60.0
 
 _log = logs.get("catalog")
@@ -73,9 +73,10 @@ class Catalog:
         pool: Executor | None = None,
         runner: Runner | None = None,
         listens: Callable[[str], Awaitable[bool]] = listens,
+        connector: Connector | None = None,
     ) -> None:
         """`leases` have taken their term on this engine; `pool` runs long reads, `runner` the committer; `listens`
-        tells whether anybody does at an address. Errors as of `mapkeeper.found`."""
+        tells whether anybody does at an address, `connector` leads to the devices. Errors as of `mapkeeper.found`."""
         found(engine, cluster, settings.level, settings.default_profile)
         self._engine = engine
         self._settings = settings
@@ -84,9 +85,20 @@ class Catalog:
         self._keeper = MapKeeper(engine, self._committer)
         deciding = self._keeper.deciding
         self._needs = Needs(leases, AckJudge(deciding), ProfileJudge(deciding), clock)
-        self._removals = Removals(engine, self._committer, leases, self._keeper, self._needs, settings.delete_grace_s)
+        self.survival = Survival(engine, self._committer, leases, self._keeper, settings, clock, connector)
+        self._removals = Removals(
+            engine,
+            self._committer,
+            leases,
+            self._keeper,
+            self._needs,
+            settings.delete_grace_s,
+            self.survival.hold,
+        )
         self.cluster = Cluster(self._keeper, leases, self._committer, self._removals, clock, settings.times(), listens)
-        self.objects = ObjectService(engine, self._committer, self._needs, pool)
+        self.survival.complete(self._needs, self._removals, self.cluster.ensure_profile)
+        warden, notes = self.survival.warden, self.survival.notes
+        self.objects = ObjectService(engine, self._committer, self._needs, pool, notes.committing)
         self.keeping = Keeping(engine, self._committer, self._keeper, self._needs, clock, pool)
         self.rewriting = Rewriting(
             engine,
@@ -99,11 +111,19 @@ class Catalog:
             settings.compact_below,
         )
         self._leftovers = Leftovers(engine, self._committer, leases, self._keeper, self._removals)
-        comparing = Comparing(engine, self._committer, leases, self._keeper, self._needs, self._removals)
-        calls = ClusterCalls(
-            self.cluster, self.keeping, self.rewriting, CompareCalls(self.cluster, comparing), self.status
+        comparing = Comparing(
+            engine,
+            self._committer,
+            leases,
+            self._keeper,
+            self._needs,
+            self._removals,
+            self.survival.hold,
+            warden,
         )
-        self._router = Router({**self.objects.handlers, **calls.handlers()})
+        comparisons = CompareCalls(self.cluster, comparing, warden)
+        calls = ClusterCalls(self.cluster, self.keeping, self.rewriting, comparisons, self.status, warden, notes)
+        self._router = Router({**self.objects.handlers, **calls.handlers(), **self.survival.handlers()})
         self._uploads_after: Id | None = None
 
     def hello(self) -> Hello:
@@ -124,13 +144,23 @@ class Catalog:
         return self.cluster.position()
 
     async def handle(self, request: Request) -> Response:
+        if self.survival.unsure():
+            await self.survival.confirm()
         return await self._router.handle(request)
 
     async def run(self) -> None:
-        """The background work, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for loop in self.loops():
-                group.create_task(_repeat(loop), name=loop.name)
+        """The background work, until cancelled, or until we must not go on: raises the warden's error then."""
+        tasks = [asyncio.ensure_future(_repeat(loop)) for loop in self.loops()]
+        ended = asyncio.ensure_future(self.survival.warden.ended.wait())
+        try:
+            done, _ = await asyncio.wait({*tasks, ended}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # a bug
+            self.survival.warden.check()
+        finally:
+            for task in (*tasks, ended):
+                task.cancel()
+            await asyncio.gather(*tasks, ended, return_exceptions=True)
 
     def loops(self) -> list[Loop]:
         """All background work."""
@@ -142,7 +172,7 @@ class Catalog:
             Loop("keeping", self.keeping.step, keeping.STEP_S),
             Loop("rewriting", self.rewriting.step, rewriting.STEP_S),
             Loop("leftovers", self._leftovers.step, LEFTOVERS_S),
-            Loop("redo", self._trim, TRIM_S),
+            *(Loop(*step) for step in self.survival.steps()),
         ]
 
     async def _tick(self) -> bool:
@@ -168,16 +198,10 @@ class Catalog:
     async def _remove(self) -> bool:
         return await self._removals.step() > 0
 
-    async def _trim(self) -> bool:
-        """Forget redo records that nobody needs."""
-        upto = self._engine.redo_position() - self._settings.redo_keep
-        if upto > 0:
-            await asyncio.to_thread(self._engine.trim_redo, upto)
-        return False
-
     async def close(self) -> None:
         """Finish what was accepted; the engine stays open."""
         await self._committer.close()
+        await self.survival.close()
 
     def status(self) -> dict[str, object]:
         """What `catalog.status` tells; sizes in bytes, ids and cluster in hexadecimal."""
@@ -205,6 +229,7 @@ class Catalog:
                 "degraded": counts["degraded_extents"],
                 "dropped": counts["dropped_extents"],
             },
+            **self.survival.status(),
         }
 
     def _device_status(self) -> list[dict[str, object]]:

@@ -54,8 +54,14 @@ class Committer:
         self._weight = 0
         self._closed = False
         self._count = 0
+        self._pending = 0
         self._watchers: set[asyncio.Future[None]] = set()
         self._running = (runner or ThreadRunner()).start("committer", self._step, WHEN_WOKEN)
+
+    @property
+    def pending(self) -> int:
+        """Work that was accepted and is not answered yet."""
+        return self._pending
 
     @property
     def count(self) -> int:
@@ -77,6 +83,7 @@ class Committer:
                 raise ResourceExhausted(f"{self._weight} operations wait for the catalog already", hint="Slow down")
             self._waiting.append(work)
             self._weight += weight
+            self._pending += 1
         self._running.wake()
         result: T = await work.future
         return result
@@ -157,6 +164,7 @@ class Committer:
 
     def _answer(self, batch: list[_Work]) -> None:
         self._count += 1
+        self._pending -= len(batch)
         for work in batch:
             if work.future.done():
                 continue

@@ -7,11 +7,12 @@ from typing import Final
 
 from reedbed.catalog.cluster import Cluster, Report, check_report
 from reedbed.catalog.comparing import Comparing, Held, ShardKey
+from reedbed.catalog.warden import Warden
 from reedbed.common.errors import InvalidArgument
 from reedbed.common.ids import Id, check_id
 from reedbed.extents.digest import ShardsDigest
 from reedbed.protos import catalog_pb2, methods
-from reedbed.protos.convert import parse
+from reedbed.protos.convert import note_from_message, parse
 from reedbed.transport.lane import Request, Response
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -37,9 +38,10 @@ def scrub_from(message: catalog_pb2.ScrubReport) -> Mapping[str, object]:
 class CompareCalls:
     """Handlers of the comparison, and what heartbeats report as lost."""
 
-    def __init__(self, cluster: Cluster, comparing: Comparing) -> None:
+    def __init__(self, cluster: Cluster, comparing: Comparing, warden: Warden | None = None) -> None:
         self._cluster = cluster
         self._comparing = comparing
+        self._warden = warden
 
     def handlers(self) -> dict[str, Handler]:
         """By method name."""
@@ -62,7 +64,7 @@ class CompareCalls:
     async def _compare(self, request: Request) -> Response:
         message = parse(catalog_pb2.CompareRequest, request.header)
         self._check(message)
-        horizon = await self._comparing.below(message.log_term, message.log_seq)
+        horizon = self._comparing.below()
         if not message.below:
             return Response(catalog_pb2.CompareReply(below=horizon).SerializeToString())
         below = min(check_id(message.below), horizon)
@@ -101,3 +103,6 @@ class CompareCalls:
     def _check(self, message: catalog_pb2.CompareRequest | catalog_pb2.CompareShardsRequest) -> None:
         uuid = Id(message.uuid)
         check_report(self._cluster.map, Report(message.device, uuid, message.incarnation, capacity=0, used=0))
+        if self._warden is not None:
+            note = note_from_message(message.note)
+            self._warden.heard(message.device, note, (message.log_term, message.log_seq))

@@ -4,10 +4,12 @@ Invariants
 - A shard is noted as missing only if the row, by the map and the marks of the same transaction, says that this device
   is the one that holds it. A damaged shard stays reported until its extent's id is below the horizon: until then a
   request may bring the extent along, new or once more or to revive it, and count the shard again.
-- Garbage is a shard of a live extent on a device that is neither that of its position nor its source. Dropped extents
-  are the collector's. Shards of extents that nobody knows, with ids below the durable horizon, are counted and kept.
-- A catalog that a device's records are ahead of was restored, and says so. Row `c/h`: the id of that moment, below
-  which unknown extents may have been committed.
+- Garbage is a shard of a live extent on a device that is neither that of its position nor its source, and a shard of an
+  extent that nobody knows: one whose commit never came. Either only below the durable horizon, where no commit can name
+  it any more. Dropped extents are the collector's.
+- What nobody knows is kept, and counted as unknown, in the ids that are held (hold.py), on a placement group that the
+  map does not have, and while a device in service has not told what it remembers of its catalog (warden.py): then this
+  catalog may be older than its devices, and not know it yet.
 """
 
 from __future__ import annotations
@@ -20,21 +22,21 @@ from typing import Final
 
 import msgspec
 
-from reedbed.catalog import edit as edits
 from reedbed.catalog import extents, keys, lacks, mending, records
 from reedbed.catalog.edit import Edit, editing
 from reedbed.catalog.engine import Engine, Reader, Writer
+from reedbed.catalog.hold import NO_HOLD, Hold
 from reedbed.catalog.leases import Leases, Transactor
 from reedbed.catalog.mapkeeper import MapKeeper
 from reedbed.catalog.needs import Needs
 from reedbed.catalog.records import ExtentRow
 from reedbed.catalog.removals import Order, Removals
+from reedbed.catalog.warden import Warden
 from reedbed.common import logs
-from reedbed.common.ids import Id, make_block
+from reedbed.common.ids import Id
 from reedbed.extents.digest import ShardsDigest
 from reedbed.protos.types import ClusterMap, PlacementGroup
 
-HELD_ROW: Final = b"c/h"
 GENERATION_MAX: Final = (1 << 64) - 1  # of a PG that the map does not have any more
 SCAN: Final = 2000  # extents that are looked at without a pause, and by one call at most
 
@@ -59,7 +61,7 @@ class Compared:
     """What the comparison of a range found; `upto` is where it ended, None at the end of all extents.
 
     suspects: shards that the device should have and did not tell; it is asked to look again. missing: how many of the
-    absent ones are noted. unknown: shards of extents that nobody knows, kept for now.
+    absent ones are noted. unknown: shards of extents that nobody knows, and that are kept.
     """
 
     upto: Id | None = None
@@ -116,7 +118,12 @@ class Comparing:
         keeper: MapKeeper,
         needs: Needs,
         removals: Removals,
+        hold: Hold = NO_HOLD,
+        warden: Warden | None = None,
     ) -> None:
+        """Without a `warden` all devices count as heard."""
+        self._hold = hold
+        self._warden = warden
         self._engine = engine
         self._transactor = transactor
         self._leases = leases
@@ -138,23 +145,8 @@ class Comparing:
 
         return await self._transactor.run(write, urgent=True)
 
-    async def below(self, log_term: int, log_seq: int) -> Id:
-        """Where the digests of a comparison end: what is above may still change. Notices that we were restored."""
-        with self._engine.read() as reader:
-            state = edits.log_state(reader)
-            held = reader.get(HELD_ROW) or b""
-        if (log_term, log_seq) > (state.term, state.seq):
-            mark = make_block(self._leases.id_time_ms() + 1, 0) + bytes(4)
-            if mark > held:
-                await self._transactor.run(lambda writer: writer.put(HELD_ROW, mark), urgent=True)
-                _log.error(
-                    "devices know of log entry %d of term %d, we end at %d of %d: this catalog was restored, and "
-                    "shards that it does not know are kept",
-                    log_seq,
-                    log_term,
-                    state.seq,
-                    state.term,
-                )
+    def below(self) -> Id:
+        """Where the digests of a comparison end: what is above may still change."""
         return self._leases.horizon()
 
     async def differing(self, device: int, below: Id, digests: Mapping[int, ShardsDigest]) -> list[int]:
@@ -200,6 +192,7 @@ class Comparing:
     ) -> Compared:
         """Compare the extents behind `after` up to `upto` (empty: all), of these PGs or from `below` on."""
         chosen = frozenset(pgs)
+        sure = self._warden is None or not self._warden.unheard(self._keeper.map)
 
         def write(writer: Writer) -> tuple[Compared, list[Order]]:
             with editing(writer, self._needs) as edit:
@@ -213,7 +206,7 @@ class Comparing:
                 self._find_missing(writer, map_, device, below, chosen, after, upto, has, compared)
                 end = compared.upto
                 surplus = [one for one in held if end is None or one.extent <= end]
-                orders = self._find_garbage(edit, map_, device, surplus, compared)
+                orders = self._find_garbage(edit, map_, device, surplus, compared, sure)
                 return compared, orders
 
         compared, orders = await self._transactor.run(write)
@@ -254,21 +247,19 @@ class Comparing:
                     compared.suspects.append((last, index))
 
     def _find_garbage(
-        self, edit: Edit, map_: ClusterMap, device: int, held: Iterable[Held], compared: Compared
+        self, edit: Edit, map_: ClusterMap, device: int, held: Iterable[Held], compared: Compared, sure: bool
     ) -> list[Order]:
         orders = []
         for one in held:
+            if not edit.below_horizon(one.extent):
+                continue
             row = extents.get(edit.writer, one.extent)
             pg = map_.pgs.get(one.pg)
-            if not edit.below_horizon(one.extent) or not (row is None or _misplaced(pg, row, device, one)):
-                continue
-            if row is None:
-                # Never committed, or committed after the backup that this catalog may have been restored from: until
-                # restoring is a command of its own, which can tell, only an operator could know. So it is counted.
+            if row is None and (pg is None or not sure or self._hold.covers(one.extent)):
                 compared.unknown += 1
-                continue
-            generation = pg.generation if pg is not None else GENERATION_MAX
-            orders.append(self._removals.add(edit.writer, device, one.extent, one.index, one.pg, generation))
+            elif row is None or _misplaced(pg, row, device, one):
+                generation = pg.generation if pg is not None else GENERATION_MAX
+                orders.append(self._removals.add(edit.writer, device, one.extent, one.index, one.pg, generation))
         compared.garbage += len(orders)
         return orders
 

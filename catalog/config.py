@@ -9,6 +9,7 @@ from reedbed.catalog.liveness import Times
 from reedbed.catalog.mapstate import check_cluster_settings
 from reedbed.common.errors import InvalidArgument
 from reedbed.common.limits import (
+    CATALOG_RESERVE,
     COMPACT_BELOW,
     COMPACT_BELOW_MAX,
     DEFAULT_PORT,
@@ -28,9 +29,11 @@ class CatalogdSettings:
     down_after_s, out_after_s: silence until a device is down, and from then until it is out. delete_grace_s: how long
     dropped extents are kept; under READ_DEADLINE_MAX_S only with short_grace, which is for tests. horizon_lag_s: how
     long a client may take from the lease of an id to its commit. log_keep, log_keep_s: how many of the newest log
-    entries are kept at least, and for how long. redo_keep: how many redo records. compact_below: extents are rewritten
-    once what is live in them costs at most so many percent of what they hold; 0: never. tls_*: PEM files; all three, or
-    none.
+    entries are kept at least, and for how long. copy_every_s: between two runs of redo records that are shipped to the
+    copy on the cluster. redo_keep: how many records are kept at most until they are in it. capacity: bytes that the
+    catalog's data file may have, 0 for the whole disk; reserve: of its disk, or of these, for what makes room only.
+    compact_below: extents are rewritten once what is live in them costs at most so many percent of what they hold; 0:
+    never. tls_*: PEM files; all three, or none.
     """
 
     dir: Path
@@ -45,7 +48,10 @@ class CatalogdSettings:
     horizon_lag_s: float = HORIZON_LAG_S
     log_keep: int = 1_000_000
     log_keep_s: float = 30 * 24 * 3600.0
-    redo_keep: int = 1000
+    copy_every_s: float = 1.0
+    redo_keep: int = 100_000
+    capacity: int = 0
+    reserve: int = CATALOG_RESERVE
     compact_below: int = COMPACT_BELOW
     log_level: str = "info"
     tls_ca: Path | None = None
@@ -68,6 +74,10 @@ class CatalogdSettings:
             raise InvalidArgument(
                 f"compact_below of {self.compact_below} percent is not from 0 to {COMPACT_BELOW_MAX}",
                 hint="Fuller extents are not worth being rewritten",
+            )
+        if self.copy_every_s <= 0 or self.reserve < 0 or (self.capacity and self.capacity < 2 * self.reserve):
+            raise InvalidArgument(
+                "copy_every_s must be above 0, reserve not below it, and capacity at least twice the reserve"
             )
         if len({self.tls_ca is None, self.tls_cert is None, self.tls_key is None}) > 1:
             raise InvalidArgument("TLS needs three files", hint="Give tls_ca, tls_cert and tls_key, or none of them")

@@ -15,7 +15,7 @@ of its own: engines keep such tables apart, so that one that only grows upward i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -32,6 +32,14 @@ class RedoRecord:
 
     number: int
     changes: list[tuple[bytes, bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Bytes that hold something, and bytes that are left for more, the reserve not among them; below 0 when in it."""
+
+    used: int
+    room: int
 
 
 class Reader(Protocol):
@@ -90,6 +98,16 @@ class Engine(Protocol):
 
     def trim_redo(self, upto: int) -> None:
         """Forget the records up to and including `upto`, durably. InvalidArgument past the newest one."""
+
+    def load(self, changes: Iterable[tuple[bytes, bytes | None]], position: int) -> None:
+        """Put what a copy holds, durably and whole: keys with their values, None for removed ones.
+
+        It leaves no redo record: the state is that of record `position` from now on, and the next write leaves the one
+        after it. InvalidArgument once there are records of our own, and for a position below the newest one.
+        """
+
+    def usage(self) -> Usage:
+        """How full the engine is."""
 
     def close(self) -> None:
         """Wait for the transaction under way and let go of everything. May be called twice."""

@@ -28,7 +28,7 @@ from reedbed.catalog.engine import Reader
 from reedbed.catalog.needs import AckJudge, check_new_id
 from reedbed.catalog.records import ExtentRow, SliceRow
 from reedbed.common.errors import InvalidArgument, Unavailable
-from reedbed.common.ids import Id, format_id
+from reedbed.common.ids import Id, format_id, is_system
 from reedbed.ec.profiles import Profile
 from reedbed.protos.types import Extent
 
@@ -36,11 +36,14 @@ from reedbed.protos.types import Extent
 class Offers:
     """The extents that one request brings along, each judged at most once."""
 
-    def __init__(self, judge: AckJudge, extents: Iterable[Extent] = ()) -> None:
+    def __init__(self, judge: AckJudge, extents: Iterable[Extent] = (), *, system: bool = False) -> None:
+        """`system`: they are the catalog's own. InvalidArgument for one whose id says otherwise."""
         self._judge = judge
         self._extents: dict[bytes, Extent] = {}
         self._present: dict[bytes, int] = {}
         for extent in extents:
+            if is_system(extent.id) != system:
+                raise InvalidArgument(f"extent {format_id(extent.id)} was never leased to you")
             if self._extents.setdefault(extent.id, extent) != extent:
                 raise InvalidArgument(f"extent {format_id(extent.id)} is given twice, differently")
 

@@ -1,12 +1,14 @@
 """The folder of an embedded catalog: whose it is, who serves it, and whether it was closed in order.
 
-    identity.json   {"kind": "reedbed catalog", "format": 1, "cluster": hex, "state": "creating" | "ready", "sum": ...},
-                    where sum is the CRC32C of the same object without sum, with sorted keys and no spaces
+    identity.json   {"kind": "reedbed catalog", "format": 1, "cluster": hex, "state": ..., "sum": ...}, where state is
+                    "creating", "restoring" or "ready", and sum is the CRC32C of the same object without sum, with
+                    sorted keys and no spaces
     serving.lock    flock of the process that serves the folder, with its pid as text; never removed
     clean.txt       size and mtime (ns) of data.mdb when it was closed in order; absent while it is open
     data.mdb        LMDB's, as is lock.mdb
 
-A folder "creating" holds nothing that was acknowledged: making it is started again. A folder "ready" has a data.mdb.
+A folder "creating" holds nothing that was acknowledged: making it is started again. One "restoring" holds a part of a
+copy: it is not served, and may only be restored into once more. A folder "ready" has a data.mdb.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Final
 
 from reedbed.common.checksums import crc32c, format_checksum
 from reedbed.common.errors import (
+    AlreadyExists,
     Corrupt,
     InvalidArgument,
     NewerFormat,
@@ -44,13 +47,16 @@ _OURS: Final = frozenset({_IDENTITY, _IDENTITY + ".new", _LOCK, _CLEAN, _CLEAN +
 class Folder:
     """A catalog's folder, locked for this process until `release`."""
 
-    def __init__(self, path: Path, cluster: Id | None) -> None:
+    def __init__(self, path: Path, cluster: Id | None, *, restoring: bool = False) -> None:
         """Lock `path` for `cluster`, making it if there is none; without a cluster take whatever cluster it has.
+
+        restoring: it must be empty, or hold what an unfinished restore left, which goes.
 
         Raises Unavailable (served by another process), WrongCluster, NewerFormat, Corrupt, InvalidArgument (not a
         catalog's folder), NotFound (no catalog there, and no cluster to make one for).
         """
         self.path = path
+        self._restoring = restoring
         found = _entries(path)
         if found - _OURS or (found and _IDENTITY not in found and DATA in found):
             raise InvalidArgument(
@@ -77,6 +83,22 @@ class Folder:
         """Cluster of the folder, and whether it was already complete."""
         if (self.path / _IDENTITY).exists():
             there, state = _read_identity(self.path / _IDENTITY)
+            if self._restoring:
+                if state != "restoring":
+                    raise AlreadyExists(
+                        f"there is a catalog of cluster {format_id(there)} in this folder",
+                        where=str(self.path),
+                        hint="Name an empty folder or a new path",
+                    )
+                self._clear()
+                self._write_identity(cluster or there, "restoring")
+                return cluster or there, False
+            if state == "restoring":
+                raise InvalidArgument(
+                    "the folder holds a catalog that was not restored to its end",
+                    where=str(self.path),
+                    hint="Restore or rebuild it once more, into this folder or another",
+                )
             if cluster is not None and there != cluster:
                 raise WrongCluster(
                     f"the catalog belongs to cluster {format_id(there)}, not {format_id(cluster)}", where=str(self.path)
@@ -85,16 +107,19 @@ class Folder:
                 raise Corrupt(
                     f"{DATA} of the catalog is missing or empty",
                     where=str(self.path),
-                    hint="Bring the file back, or restore the catalog from its copy",
+                    hint="Bring the file back, or rebuild the catalog from its copy: reedbed catalog rebuild",
                 )
             if state != "ready":
-                for name in (DATA, "lock.mdb"):
-                    with suppress(FileNotFoundError):
-                        os.unlink(self.path / name)
+                self._clear()
             return there, state == "ready"
         assert cluster is not None
-        self._write_identity(cluster, "creating")
+        self._write_identity(cluster, "restoring" if self._restoring else "creating")
         return cluster, False
+
+    def _clear(self) -> None:
+        for name in (DATA, "lock.mdb"):
+            with suppress(FileNotFoundError):
+                os.unlink(self.path / name)
 
     def finish_creating(self) -> None:
         """Record that the data file exists and has been synced."""
@@ -175,7 +200,11 @@ def _read_identity(path: Path) -> tuple[Id, str]:
         raise
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise Corrupt("the catalog's identity file is damaged", where=str(path), hint="Restore the catalog from its copy")
+    raise Corrupt(
+        "the catalog's identity file is damaged",
+        where=str(path),
+        hint="Rebuild the catalog from its copy: reedbed catalog rebuild",
+    )
 
 
 def _take_lock(path: Path) -> int:

@@ -51,7 +51,8 @@ def _index(edit: Edit, versioned: dict[int, bool], key: bytes, data: bytes) -> N
             edit.writer.delete(key)
     elif table == keys.EXTENTS:
         row = records.EXTENT.decode(data, key)
-        at, extent_id = sparse.place(row), keys.last_id(key)
+        extent_id = keys.last_id(key)
+        at = sparse.place(extent_id, row)
         if at is not None and edit.writer.get(keys.sparse(at, extent_id)) is None:
             sparse.add(edit, extent_id, row, at)
     elif table == keys.SLICE_LISTS:

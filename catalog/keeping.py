@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final
 
-from reedbed.catalog import edit, lacks, mending, released, survival
+from reedbed.catalog import edit, lacks, margins, mending, released
 from reedbed.catalog.balancing import Balancing
 from reedbed.catalog.drains import plan_drain, read_leaving, write_leaving
 from reedbed.catalog.edit import editing
@@ -266,7 +266,7 @@ class Keeping:
         with self._engine.read() as reader:
             found = lacks.lacks(reader)
             waiting = mending.marks(reader)
-            least = survival.by_pg(reader, map_, found, waiting)
+            least = margins.by_pg(reader, map_, found, waiting)
         left, count = sum(lack.bytes for lack in found), sum(lack.extents for lack in found)
         return {
             "extents": count,
@@ -277,7 +277,7 @@ class Keeping:
             "bytes_total": progress.total_bytes,
             "rate": round(progress.rate(now)),
             "seconds_left": seconds(progress.seconds_left(left, count, now)),
-            "survives": survival.by_profile(map_, least),
+            "survives": margins.by_profile(map_, least),
             "at_risk_s": age_s(found, self._needs.leases.id_time_ms()),
             "noting_pgs": len(waiting),
             "stuck_positions": self._stuck,

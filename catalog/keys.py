@@ -5,7 +5,8 @@ leases and are never used here.
 
     b  name                                bucket
     o  bucket u32, key                     unversioned: the object's version; versioned: number of its latest version,
-                                           and no row while that is a delete marker
+                                           and no row while that is a delete marker. Bucket 0, which has no row of its
+                                           own, is `.system`: the catalog's copy (sysobjects.py)
     v  bucket u32, escaped key, 2^64-1-n   versioned buckets: a version, made by log entry n (so newest first)
     w  bucket u32, version id              versioned buckets: n of that version
     e  extent id                           extent, also a dropped one until it is forgotten

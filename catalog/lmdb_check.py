@@ -37,7 +37,9 @@ def check_in_child(path: Path) -> None:
     if child.returncode < 0:
         reason = f"reading it ends with signal {-child.returncode}"
     raise Corrupt(
-        f"the catalog's data file is damaged: {reason}", where=str(path), hint="Restore the catalog from its copy"
+        f"the catalog's data file is damaged: {reason}",
+        where=str(path),
+        hint="Rebuild the catalog from its copy: reedbed catalog rebuild",
     )
 
 

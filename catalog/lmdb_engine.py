@@ -4,6 +4,7 @@ Invariants:
 - One transaction is one LMDB transaction: rows, long-key nodes and the redo record appear together or not at all.
 - LMDB runs with its safe defaults (data synced, then the meta page synced); the environment is open once per folder.
 - The map is grown only between transactions, while no reader is there.
+- The file never shrinks: room is what the disk has left and what the file has of pages that are free again.
 - After a commit or write that failed for anything but room, nothing is written until the engine is opened anew, for a
   later sync that succeeds proves nothing.
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -22,21 +23,22 @@ from typing import Any, Final
 import lmdb
 
 from reedbed.catalog import redo
-from reedbed.catalog.engine import Reader, RedoRecord, Writer
+from reedbed.catalog.engine import Reader, RedoRecord, Usage, Writer
 from reedbed.catalog.folder import Folder
 from reedbed.catalog.gate import Gate
 from reedbed.catalog.lmdb_check import check_in_child
-from reedbed.catalog.lmdb_rows import TREES, LmdbRows, engine_error, free_bytes, open_trees
+from reedbed.catalog.lmdb_rows import TREES, LmdbRows, engine_error, free_bytes, open_trees, used_pages
 from reedbed.catalog.longkeys import LongKeys
+from reedbed.catalog.sealed import seal
 from reedbed.catalog.transaction import Changes, SnapshotReader, TransactionWriter
 from reedbed.common import logs
 from reedbed.common.errors import DeviceFailed, DiskFull, ForkedStore, ReedbedError, Unavailable
 from reedbed.common.ids import Id
-from reedbed.common.limits import GIB, MIB
+from reedbed.common.limits import CATALOG_RESERVE, GIB, MIB
 
 MAP_FIRST: Final = GIB
 MAP_ROOM: Final = 128 * MIB  # kept free in the map for one transaction
-RESERVE: Final = 64 * MIB
+SLACK: Final = MIB  # of free pages, which every transaction takes and gives back
 READERS_MAX: Final = 1024
 _MAP_STEP_MAX: Final = 64 * GIB
 _GROW_WAIT_S: Final = 1.0
@@ -55,15 +57,19 @@ class LmdbEngine:
         path: Path | str,
         *,
         cluster: Id | None = None,
-        reserve: int = RESERVE,
+        reserve: int = CATALOG_RESERVE,
+        capacity: int = 0,
         map_first: int = MAP_FIRST,
         map_room: int = MAP_ROOM,
         check: bool | None = None,
         free: Callable[[Path], int] = free_bytes,
+        restoring: bool = False,
     ) -> None:
         """Open the catalog in `path`, or make one there for `cluster`; without `cluster` any existing one is taken.
 
-        reserve: bytes of the disk that only urgent transactions may use. map_first, map_room: bytes of the map at
+        reserve: bytes of the disk that only urgent transactions may use. capacity: bytes that the data file may have,
+        the reserve among them, 0 for the whole disk. restoring: for a copy, which is not served before
+        `finish_restoring`; what an earlier try left is thrown away. map_first, map_room: bytes of the map at
         first, and kept free in it for one transaction. check: whether all rows are read first, in a child process;
         by default after anything but an orderly close.
 
@@ -72,6 +78,8 @@ class LmdbEngine:
         """
         self.path = Path(path)
         self._reserve = reserve
+        self._capacity = capacity
+        self._restoring = restoring
         self._room = map_room
         self._free = free
         self._pid = os.getpid()
@@ -80,7 +88,7 @@ class LmdbEngine:
         self._gate = Gate()
         self._closed = False
         self._failed: str | None = None
-        self._folder = Folder(self.path, cluster)
+        self._folder = Folder(self.path, cluster, restoring=restoring)
         self.cluster: Id = self._folder.cluster
         try:
             if self._folder.created:
@@ -91,7 +99,7 @@ class LmdbEngine:
             try:
                 self._make_room()
                 self._trees = open_trees(self._env)
-                if not self._folder.created:
+                if not self._folder.created and not restoring:
                     self._env.sync(True)
                     self._folder.finish_creating()
             except BaseException:
@@ -177,6 +185,40 @@ class LmdbEngine:
                     raise
                 self._commit(txn)
 
+    def load(self, changes: Iterable[tuple[bytes, bytes | None]], position: int) -> None:
+        with self._exclusive():
+            self._check_writable()
+            self._make_room()
+            txn = self._begin_write()
+            try:
+                rows = self._rows(txn)
+                redo.check_load(position, _floor(rows), _position(rows))
+                keys = LongKeys(rows)
+                for key, value in changes:
+                    if value is None:
+                        keys.delete(key)
+                    else:
+                        keys.put(key, seal(key, value))
+                rows.put(redo.FLOOR_ROW, redo.encode_floor(position))
+            except BaseException as error:
+                self._abort(txn, error)
+                raise
+            self._commit(txn)
+
+    def finish_restoring(self) -> None:
+        """The copy is complete: from now on it is served as any other catalog."""
+        with self._exclusive():
+            self._check_writable()
+            self._env.sync(True)
+            self._folder.finish_creating()
+            self._restoring = False
+
+    def usage(self) -> Usage:
+        with self._snapshot() as txn:
+            page = self._env.stat()["psize"]
+            used = used_pages(self._env, txn, self._trees) * page
+        return Usage(used, self._left(tight=True) - self._reserve)
+
     def close(self) -> None:
         with self._writing:
             if self._closed:
@@ -189,7 +231,7 @@ class LmdbEngine:
                     _log.warning("the catalog's engine closes while readers are under way")
                 self._env.close()
             try:
-                if self._failed is None:
+                if self._failed is None and not self._restoring:
                     self._folder.mark_closed_in_order()
             except OSError as error:
                 # Without the mark the next start reads everything once: slower, nothing worse
@@ -287,18 +329,31 @@ class LmdbEngine:
             )
 
     def _check_reserve(self) -> None:
-        try:
-            left = self._free(self.path)
-        except OSError as error:
-            raise DeviceFailed(
-                f"the room on the catalog's disk cannot be read: {error.strerror}", where=str(self.path)
-            ) from error
+        left = self._left()
         if left < self._reserve:
             raise DiskFull(
                 f"the catalog's disk has {left} bytes left and keeps {self._reserve} in reserve",
                 where=str(self.path),
                 hint="Remove objects or make room on that disk",
             )
+
+    def _left(self, *, tight: bool = False) -> int:
+        """Bytes that are left; free pages of the file are counted only if it matters, or with `tight`."""
+        try:
+            left = self._free(self.path)
+        except OSError as error:
+            raise DeviceFailed(
+                f"the room on the catalog's disk cannot be read: {error.strerror}", where=str(self.path)
+            ) from error
+        page = self._env.stat()["psize"]
+        pages = self._env.info()["last_pgno"] + 1
+        if self._capacity:
+            left = min(left, self._capacity - pages * page)
+        if left >= self._reserve and not tight:
+            return left
+        with self._env.begin() as txn:
+            again: int = (pages - used_pages(self._env, txn, self._trees)) * page
+        return left + max(0, again - SLACK)
 
     def _make_room(self) -> None:
         """Grow the map until `_room` bytes of it are unused, unless readers do not let go for a second."""

@@ -55,7 +55,9 @@ def engine_error(error: lmdb.Error, path: Path) -> ReedbedError:
         return DiskFull("the catalog's disk is full", where=where, hint="Make room on that disk")
     if isinstance(error, _DAMAGE):
         return Corrupt(
-            f"the catalog's data file is damaged: {error}", where=where, hint="Restore the catalog from its copy"
+            f"the catalog's data file is damaged: {error}",
+            where=where,
+            hint="Rebuild the catalog from its copy: reedbed catalog rebuild",
         )
     if isinstance(error, _LIMIT):
         return ResourceExhausted(f"a limit of the catalog's engine is reached: {error}", where=where)
@@ -81,6 +83,15 @@ def open_trees(env: Any, *, create: bool = True) -> list[Any]:
         return [env.open_db(name, create=False) for name in _NAMES]
     with env.begin(write=True) as txn:
         return [env.open_db(name, txn=txn) for name in _NAMES]
+
+
+def used_pages(env: Any, txn: Any, trees: list[Any]) -> int:
+    """Pages that hold something; the others of the file are used again before it grows."""
+    last: int = env.info()["last_pgno"]
+    stats = [env.stat(), *(txn.stat(tree) for tree in trees)]
+    held: int = 2 + sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
+    # the list of free pages is a tree that LMDB does not tell of: 8 bytes for each
+    return min(last + 1, held + (last + 1 - held) // 500)
 
 
 def _tree(row: bytes) -> int:

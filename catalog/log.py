@@ -3,6 +3,10 @@
 A position is (term, number). Numbers rise by one from 1 on and are given in commit order within the transaction that
 makes the change, so whoever has seen entry n never sees one below n appear. Position (0, 0) is before the first entry.
 The floor is the newest trimmed position: what is read after it is complete.
+
+A catalog that was restored or rebuilt may lack entries that somebody has seen, and gives their numbers again, under a
+higher term. So a position is that of this log only if its term is the entry's: whoever comes with another one has seen
+what is lost, and is told so, whatever numbers the log has reached since.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from reedbed.catalog import keys, records
 from reedbed.catalog.edit import Edit, log_state
 from reedbed.catalog.engine import Reader
 from reedbed.catalog.records import LogRow, LogStateRow
-from reedbed.common.errors import Corrupt, InvalidArgument, LogTrimmed
+from reedbed.common.errors import Corrupt, LogLost, LogTrimmed
 from reedbed.protos import catalog_pb2
 
 # Stored by index: add at the end only
@@ -27,7 +31,7 @@ _PAGE_BYTES: Final = 2 << 20  # of keys and names in one answer
 def read(reader: Reader, term: int, seq: int, limit: int) -> catalog_pb2.ReadLogReply:
     """Up to `limit` entries after that position, with the floor and the end of the log.
 
-    Raises LogTrimmed below the floor, InvalidArgument for a position that this log never had.
+    Raises LogTrimmed below the floor, LogLost for a position that this log never had.
     """
     state = log_state(reader)
     _check_position(reader, state, term, seq)
@@ -85,9 +89,10 @@ def trim(edit: Edit, keep: int, before_us: int, limit: int) -> int:
 
 def _check_position(reader: Reader, state: LogStateRow, term: int, seq: int) -> None:
     if seq > state.seq:
-        raise InvalidArgument(
-            f"log position ({term}, {seq}) is after the end of the log ({state.term}, {state.seq})",
-            hint="It belongs to another catalog, or to one that has been restored; start again from a full listing",
+        raise LogLost(
+            f"log position ({term}, {seq}) is after the end of the log ({state.term}, {state.seq}): the catalog was "
+            "restored since, and lacks what you have seen",
+            hint="Start again from a full listing",
         )
     if seq < state.floor_seq:
         raise LogTrimmed(
@@ -102,7 +107,8 @@ def _check_position(reader: Reader, state: LogStateRow, term: int, seq: int) -> 
             raise Corrupt(f"log entry {seq} is missing", where="catalog", hint="Restore the catalog")
         there = records.LOG.decode(data, keys.log(seq)).term
     if term != there:
-        raise InvalidArgument(
-            f"log position ({term}, {seq}) is not of this log, where entry {seq} has term {there}",
-            hint="The catalog has been restored; start again from a full listing",
+        raise LogLost(
+            f"log position ({term}, {seq}) is not of this log, where entry {seq} has term {there}: the catalog was "
+            "restored since, and lacks what you have seen",
+            hint="Start again from a full listing",
         )

@@ -33,7 +33,7 @@ from reedbed.common.errors import (
     WrongCluster,
 )
 from reedbed.common.ids import ID_BYTES, format_id
-from reedbed.common.limits import DEVICES_MAX
+from reedbed.common.limits import ADDRESS_MAX, DEVICES_MAX
 from reedbed.ec.profiles import Profile, parse_profile
 from reedbed.protos import catalog_pb2
 from reedbed.protos.convert import (
@@ -50,7 +50,6 @@ CLUSTER_ROW: Final = b"c/cluster"
 DEVICE_ROWS: Final = b"c/d/"
 PG_ROWS: Final = b"c/p/"
 HISTORY_MAX: Final = 1000  # changes that are kept for deltas
-ADDRESS_MAX: Final = 300
 _AFTER: Final = b"\xff"
 
 

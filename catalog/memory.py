@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from reedbed.catalog.engine import Reader, RedoRecord, Writer
-from reedbed.catalog.redo import check_range, check_trim
+from reedbed.catalog.engine import Reader, RedoRecord, Usage, Writer
+from reedbed.catalog.redo import check_load, check_range, check_trim
+from reedbed.catalog.sealed import seal
 from reedbed.catalog.transaction import SnapshotReader, TransactionWriter
 from reedbed.common.errors import DiskFull, Unavailable
 
@@ -136,6 +137,22 @@ class MemoryEngine:
             check_trim(upto, state.position)
             if upto > state.floor:
                 self._state = _State(state.keys, state.rows, state.redo[upto - state.floor :], upto)
+
+    def load(self, changes: Iterable[tuple[bytes, bytes | None]], position: int) -> None:
+        with self._writing:
+            self._check_open()
+            check_load(position, self._state.floor, self._state.position)
+            rows = _MemoryRows(self._state)
+            for key, value in changes:
+                if value is None:
+                    rows.delete(key)
+                else:
+                    rows.put(key, seal(key, value))
+            self._state = _State(rows.state.keys, rows.state.rows, [], position)
+
+    def usage(self) -> Usage:
+        used = sum(len(key) + len(stored) for key, stored in self._state.rows.items())
+        return Usage(used, -1 if self.full else 1 << 40)
 
     def close(self) -> None:
         with self._writing:

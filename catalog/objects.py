@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final, TypeVar
 
 from google.protobuf.message import Message
@@ -31,7 +32,16 @@ _INLINE_TARGETS: Final = 8  # a lookup of so few costs less than the way to a th
 class ObjectService:
     """`handlers` maps names of protos/methods.py to coroutines. Long reads run on `pool`, on the loop without one."""
 
-    def __init__(self, engine: Engine, committer: Committer, needs: Needs, pool: Executor | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        committer: Committer,
+        needs: Needs,
+        pool: Executor | None = None,
+        committing: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    ) -> None:
+        """`committing` goes around all that changes the log."""
+        self._committing = committing
         self._engine = engine
         self._committer = committer
         self._needs = needs
@@ -63,7 +73,8 @@ class ObjectService:
             raise InvalidArgument(f"{len(message.ops)} operations in one commit are more than {COMMIT_OPS_MAX}")
         # Deleting makes room, so it must work on a full disk
         urgent = all(op.WhichOneof("what") == "delete" for op in message.ops)
-        reply = await self._change(lambda now: commits.apply(now, message), max(1, len(message.ops)), urgent)
+        async with self._committing():
+            reply = await self._change(lambda now: commits.apply(now, message), max(1, len(message.ops)), urgent)
         return _response(reply)
 
     async def lookup(self, request: Request) -> Response:
@@ -112,12 +123,14 @@ class ObjectService:
 
     async def create_bucket(self, request: Request) -> Response:
         message = convert.parse(pb.CreateBucketRequest, request.header)
-        made = await self._change(lambda now: buckets.create(now, message.name, message.versioned, message.profile))
+        async with self._committing():
+            made = await self._change(lambda now: buckets.create(now, message.name, message.versioned, message.profile))
         return _response(made.to_message())
 
     async def delete_bucket(self, request: Request) -> Response:
         message = convert.parse(pb.BucketRequest, request.header)
-        await self._change(lambda now: buckets.delete(now, message.name), urgent=True)
+        async with self._committing():
+            await self._change(lambda now: buckets.delete(now, message.name), urgent=True)
         return _response(pb.Empty())
 
     async def stat_bucket(self, request: Request) -> Response:

@@ -290,6 +290,60 @@ class NumberRow(Struct, array_like=True, frozen=True):
     value: U64
 
 
+class SnapshotRow(Struct, array_like=True, frozen=True):
+    """The newest complete snapshot: the newest record before its first page, and after its last one; packed bytes.
+
+    No extent of it, or of the redo that follows `first`, has an id below `begin`.
+    """
+
+    number: U64
+    first: U64
+    last: U64
+    size: U64
+    time_us: int
+    begin: IdField
+
+
+class CopyRow(Struct, array_like=True, frozen=True):
+    """How far the copy on the cluster is: its stream, that stream's newest piece (number, link), its newest record.
+
+    size, runs: packed bytes, and runs, that were shipped since the newest snapshot was begun. snapshots: how many were
+    begun. wanted: a new one is wanted whatever the others are like.
+    """
+
+    stream: IdField
+    last: U64
+    number: U64 = 0
+    link: bytes = bytes(32)
+    size: U64 = 0
+    runs: U64 = 0
+    snapshots: U64 = 0
+    snapshot: SnapshotRow | None = None
+    wanted: bool = False
+
+
+class MissingRow(Struct, array_like=True, frozen=True):
+    """Log entries that were lost: those after number `after`.
+
+    heard: the newest of them that somebody heard of, under term `term`. open: there may have been more after that.
+    """
+
+    term: U64
+    after: U64
+    heard: U64
+    open: bool
+
+
+class BegunRow(Struct, array_like=True, frozen=True):
+    """That the catalog was begun anew, from what (`how`), as of which redo record, and what it lacks."""
+
+    how: str
+    time_us: int
+    redo: U64
+    missing: MissingRow | None = None
+    acknowledged: bool = False
+
+
 BUCKET: Final = Codec(BucketRow)
 VERSION: Final = Codec(VersionRow)
 LATEST: Final = Codec(LatestRow)
@@ -311,3 +365,5 @@ LOG_STATE: Final = Codec(LogStateRow)
 OUTCOME: Final = Codec(OutcomeRow)
 COUNTERS: Final = Codec(CountersRow)
 NUMBER: Final = Codec(NumberRow)
+COPY: Final = Codec(CopyRow)
+BEGUN: Final = Codec(BegunRow)

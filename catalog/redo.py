@@ -125,6 +125,15 @@ def check_trim(upto: int, position: int) -> None:
         raise InvalidArgument(f"cannot trim redo records up to {upto}: the newest is {position}")
 
 
+def check_load(to: int, floor: int, position: int) -> None:
+    """Refuse to load what is older than what there is, or a copy over changes of our own."""
+    if position != floor or to < position:
+        raise InvalidArgument(
+            f"a copy as of redo record {to} cannot be loaded where there are records from {floor + 1} to {position}",
+            hint="Load it into an empty folder",
+        )
+
+
 def _damaged(number: int, why: str) -> Corrupt:
     return Corrupt(
         f"redo record {number} is damaged: {why}", hint="Take a new snapshot of the catalog and trim the redo stream"

@@ -5,12 +5,13 @@ Rows (numbers big-endian):
     c/n                                 u64: the next order's number
     c/o/<device u32><number u64>        an order: extent 16 bytes | index u16 | pg u32 | generation u64
     c/x/<extent 16 bytes>               u32: orders of the extent that are not done
-    c/h                                 see comparing.py
+    c/h                                 see hold.py
 
 Invariants:
 - Orders are written in the one transaction that sees the extent still dropped and forgets it everywhere else, and only
   for extents dropped longer ago than the grace and below the durable horizon, so that no commit may name them any more:
   no order names a live extent. Where space is short the grace is only that of the longest read.
+- A dropped extent whose id is held (hold.py) stays: what was lost may have named it again.
 - An order goes out with every heartbeat of its device until that device reports it done, or was cleaned.
 - An order's generation is the PG's of that moment, so that every shard of the extent put so far falls under it.
 """
@@ -25,6 +26,8 @@ from typing import Final, Protocol
 from reedbed.catalog import extents
 from reedbed.catalog.edit import Edit, editing
 from reedbed.catalog.engine import Engine, Reader, Writer
+from reedbed.catalog.extents import DroppedExtent
+from reedbed.catalog.hold import NO_HOLD, Hold
 from reedbed.catalog.leases import Leases, Transactor
 from reedbed.catalog.mapkeeper import MapKeeper
 from reedbed.catalog.needs import Needs
@@ -117,7 +120,10 @@ class Removals:
         keeper: MapKeeper,
         needs: Needs,
         grace_s: float,
+        hold: Hold = NO_HOLD,
     ) -> None:
+        self._hold = hold
+        self._after: tuple[int, Id] | None = None  # dropped extents up to there need no look
         self._engine = engine
         self._transactor = transactor
         self._leases = leases
@@ -131,7 +137,7 @@ class Removals:
                 self._open[device] = self._open.get(device, 0) + 1
 
     async def step(self) -> int:
-        """Turns some due extents into orders; returns how many extents. Call again at once while it is not 0.
+        """Turns some due extents into orders; returns how many it looked at. Call again at once while it is not 0.
 
         Orders of devices that have left are forgotten.
         """
@@ -140,18 +146,27 @@ class Removals:
         grace = min(self._grace_s, READ_DEADLINE_MAX_S) if is_short(self._keeper.map) else self._grace_s
         before = self._leases.shown_before(grace)
         with self._engine.read() as reader:
-            oldest = extents.dropped(reader, before, EXTENTS_PER_STEP)
+            oldest = extents.dropped(reader, before, EXTENTS_PER_STEP, self._after)
         horizon = self._leases.horizon()
-        due = [dropped.id for dropped in oldest if dropped.id < horizon]
+        due = [dropped.id for dropped in oldest if dropped.id < horizon and not self._hold.covers(dropped.id)]
         if not due:
-            return 0
+            self._pass_over(oldest, horizon)
+            return len(oldest) if self._hold.ranges and len(oldest) == EXTENTS_PER_STEP else 0
 
         def write(writer: Writer) -> list[Order]:
             with editing(writer, self._needs) as edit:
                 return self._write_orders(edit, due)
 
         self.written(await self._transactor.run(write, urgent=True))
+        self._pass_over(oldest, horizon)
         return len(due)
+
+    def _pass_over(self, oldest: Sequence[DroppedExtent], horizon: Id) -> None:
+        """Do not look again at what is held, nor at what has been ordered away: up to the first that still waits."""
+        for dropped in oldest if self._hold.ranges else ():
+            if dropped.id >= horizon and not self._hold.covers(dropped.id):
+                return
+            self._after = dropped.dropped_ms, dropped.id
 
     def _write_orders(self, edit: Edit, due: Iterable[Id]) -> list[Order]:
         writer = edit.writer

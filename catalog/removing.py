@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from reedbed.catalog import lacks, mending, survival
+from reedbed.catalog import lacks, margins, mending
 from reedbed.catalog.drains import write_leaving
 from reedbed.catalog.engine import Engine, Writer
 from reedbed.catalog.losses import Losses, find_losses
@@ -67,11 +67,11 @@ async def plan_removal(engine: Engine, map_: ClusterMap, number: int, leaving: C
     without = replace(map_, devices={one: known for one, known in map_.devices.items() if one != number})
     with engine.read() as reader:
         found, marked = lacks.lacks(reader), mending.marks(reader)
-        safe = survival.by_pg(reader, without, found, marked)
+        safe = margins.by_pg(reader, without, found, marked)
     positions = sum(place.device == number for pg in map_.pgs.values() for place in pg.positions)
     stuck = plan_moves(without, (), (), leaving).stuck - plan_moves(map_, (), (), leaving).stuck
     size = device.used if positions else 0
-    return RemovalPlan(number, positions, size, max(0, stuck), losses, survival.by_profile(without, safe))
+    return RemovalPlan(number, positions, size, max(0, stuck), losses, margins.by_profile(without, safe))
 
 
 async def remove(engine: Engine, keeper: MapKeeper, number: int, leaving: frozenset[int]) -> RemovalPlan:

@@ -66,7 +66,7 @@ def by_pg(
     now: float,
     now_ms: int,
 ) -> list[dict[str, object]]:
-    """The PGs that lack something, or survive less than they should: `least` of survival.py."""
+    """The PGs that lack something, or survive less than they should: `least` of margins.py."""
     lacking: dict[int, list[Lack]] = {}
     for lack in found:
         lacking.setdefault(lack.pg, []).append(lack)

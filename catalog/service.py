@@ -13,13 +13,22 @@ from reedbed.catalog.compare_calls import CompareCalls, scrub_from, shards_from
 from reedbed.catalog.keeping import LAST, Keeping, Result
 from reedbed.catalog.mapstate import Registration
 from reedbed.catalog.mending import Mended
+from reedbed.catalog.notes import Notes
 from reedbed.catalog.operating import operate
 from reedbed.catalog.rewrite_messages import rewrite_to, rewritten_from
 from reedbed.catalog.rewriting import Rewriting
+from reedbed.catalog.warden import Warden
 from reedbed.common.errors import InvalidArgument
 from reedbed.common.ids import check_id
 from reedbed.protos import catalog_pb2, methods
-from reedbed.protos.convert import change_to_message, extent_to_message, labels_from_message, parse
+from reedbed.protos.convert import (
+    change_to_message,
+    extent_to_message,
+    labels_from_message,
+    note_from_message,
+    note_to_message,
+    parse,
+)
 from reedbed.protos.types import Ack
 from reedbed.transport.lane import Request, Response
 
@@ -43,7 +52,12 @@ class ClusterCalls:
         rewriting: Rewriting,
         comparing: CompareCalls,
         status: Callable[[], Mapping[str, object]],
+        warden: Warden | None = None,
+        notes: Notes | None = None,
     ) -> None:
+        """`warden` hears what devices remember, and they are told the newest of `notes`."""
+        self._warden = warden
+        self._notes = notes
         self._cluster = cluster
         self._comparing = comparing
         self._keeping = keeping
@@ -123,6 +137,13 @@ class ClusterCalls:
             for report in message.devices
         ]
         answer = _answer(await self._cluster.heartbeat(message.epoch, reports, message.address))
+        if self._warden is not None:
+            self._warden.heard_term(message.term)
+            for told in message.devices:  # before any order goes out
+                self._warden.heard(told.number, note_from_message(told.note))
+            answer.restored = self._warden.base
+        if self._notes is not None:
+            answer.note.CopyFrom(note_to_message(self._notes.current()))
         answer.noted.extend(await self._comparing.noted(reports))
         devices = self._cluster.map.devices
         addresses = {device.address for report in reports if (device := devices.get(report.number)) is not None}

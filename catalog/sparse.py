@@ -10,6 +10,7 @@ Invariants, kept by `moved`, which `lacks.store` calls with each change of an ex
 - An extent has a row exactly while it is live and its fill is at most MOST; an extent of a catalog from before there
   was this index gets it with its next change, or from indexing.py.
 - What is counted are the rows that are there.
+- The catalog's own extents have none: devices remember where its copy begins by their ids.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from reedbed.catalog import keys
 from reedbed.catalog.edit import Edit
 from reedbed.catalog.engine import Reader
 from reedbed.catalog.records import SPARSE_STEPS, ExtentRow
-from reedbed.common.ids import Id
+from reedbed.common.ids import Id, is_system
 
 STEPS: Final = 16
 MOST: Final = SPARSE_STEPS
@@ -42,9 +43,9 @@ def fill(row: ExtentRow) -> int:
     return -(-row.live * (row.k + row.m) * STEPS // (row.k * stored(row)))
 
 
-def place(row: ExtentRow | None) -> int | None:
+def place(extent_id: Id, row: ExtentRow | None) -> int | None:
     """The extent's place in the queue; None if it has none."""
-    if row is None or row.dropped_ms is not None:
+    if row is None or row.dropped_ms is not None or is_system(extent_id):
         return None
     found = fill(row)
     return found if found <= MOST else None
@@ -57,7 +58,7 @@ def wasted(row: ExtentRow) -> int:
 
 def moved(edit: Edit, extent_id: Id, old: ExtentRow | None, new: ExtentRow) -> None:
     """Keep queue and counts in step with an extent's row."""
-    before, after = place(old), place(new)
+    before, after = place(extent_id, old), place(extent_id, new)
     if before is None and after is None:
         return
     if before is not None and before == after:

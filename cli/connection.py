@@ -109,6 +109,19 @@ _OPTIONS: Final = (
 )
 
 
+def tls_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command that talks to daemons by their addresses the options of TLS, and `connection` in their place."""
+
+    @functools.wraps(command)
+    def with_tls(*arguments: Any, tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, **rest: Any) -> Any:
+        return command(*arguments, connection=Connection(ca=tls_ca, cert=tls_cert, key=tls_key), **rest)
+
+    wrapped: Callable[..., Any] = with_tls
+    for option in reversed(_OPTIONS[2:]):
+        wrapped = option(wrapped)
+    return wrapped
+
+
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a command the options, and `connection` in their place."""
 

@@ -105,6 +105,9 @@ def _serve(run: Callable[[asyncio.Event], Awaitable[None]], stop_with_stdin: boo
     metavar="PERCENT",
     help="Rewrite extents whose live bytes are worth less of what they hold; 0: never [default: 50].",
 )
+@_seconds("--copy-every-s", "From one addition to the copy on the cluster to the next [default: 1].")
+@click.option("--capacity", type=int, default=None, help="Bytes that the catalog may use [default: its disk].")
+@click.option("--reserve", type=int, default=None, help="Of these, bytes for deletes alone [default: 64 MiB].")
 @click.option("--short-grace", is_flag=True, default=None, hidden=True, help="For tests: any --delete-grace-s.")
 @_daemon_options
 def catalogd(config: Path | None, stop_with_stdin: bool, as_json: bool, **flags: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reedbed.cli import repairs, rewrites, safety, scrubs
+from reedbed.cli import begun, repairs, rewrites, safety, scrubs
 from reedbed.cli.output import size_text, table_lines
 from reedbed.ec.profiles import parse_profile
 
@@ -48,6 +48,7 @@ def health(status: Status) -> Health:
         reasons.append(lacks)
     if damaged:
         reasons.append(f"{damaged:,} shards are damaged")
+    reasons.extend(begun.reasons(status))
     if danger and keeping and (safety.worst(keeping) or ("", 0))[1] < 0:
         return Health("failing", ", ".join(reasons))
     if reasons:
@@ -112,4 +113,5 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
     yield "uploads", f"{counts['uploads']:,} under way"
     yield "log", f"term {log['term']}, entry {log['seq']:,}, kept from {log['floor']:,} on"
     yield "horizon", status["horizon"]
+    yield from begun.facts(status)
     yield "catalog", f"term {status['term']}, map epoch {status['epoch']:,}, cluster {status['cluster']}"

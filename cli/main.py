@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "device": "reedbed.cli.device",
     "scrub": "reedbed.cli.scrub",
     "recode": "reedbed.cli.recode",
+    "catalog": "reedbed.cli.catalog",
     "catalogd": "reedbed.cli.daemons",
     "storaged": "reedbed.cli.daemons",
 }

@@ -223,11 +223,15 @@ class Catalog:
         )
         return self._object(reply.json)
 
-    async def operate(self, order: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+    async def operate(self, order: dict[str, Any], deadline: Deadline, method: str = methods.OPERATE) -> dict[str, Any]:
         """Gives catalogd an operator's order, which may be given twice without harm; what came of it."""
         request = catalog_pb2.OperateRequest(json=json.dumps(order).encode())
-        reply = await self._link.call(methods.OPERATE, request, catalog_pb2.OperateReply, deadline, effect="same")
+        reply = await self._link.call(method, request, catalog_pb2.OperateReply, deadline, effect="same")
         return self._object(reply.json)
+
+    async def backup(self, request: catalog_pb2.BackupRequest, deadline: Deadline) -> catalog_pb2.BackupReply:
+        """One step of a backup of the catalog."""
+        return await self._link.call(methods.BACKUP, request, catalog_pb2.BackupReply, deadline)
 
     def _object(self, raw: bytes) -> dict[str, Any]:
         try:

@@ -21,6 +21,8 @@ from reedbed.client.put import PutSpec, spec_of
 from reedbed.client.sources import PathSource, is_buffer, source_of
 from reedbed.common.errors import NotFound, ReedbedError
 from reedbed.common.ids import parse_id
+from reedbed.protos import methods
+from reedbed.protos.catalog_pb2 import BackupReply, BackupRequest
 from reedbed.protos.types import BucketInfo, CommonPrefix, ObjectInfo
 
 Progress = Callable[[int], None]
@@ -327,6 +329,26 @@ class AsyncStore:
         """Gives catalogd an operator's order, as `reedbed device` does: {"do": name, ...}; returns what came of it."""
         self._core.enter()
         return await self._core.catalog.operate(order, self._core.deadline())
+
+    async def held(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Extents that a catalog which was begun anew keeps for an operator: {"do": "list"} or {"do": "delete"}."""
+        self._core.enter()
+        return await self._core.catalog.operate(order, self._core.deadline(), methods.HELD)
+
+    async def acknowledge(self) -> dict[str, Any]:
+        """Says that what a catalog which was begun anew lacks has been read."""
+        self._core.enter()
+        return await self._core.catalog.operate({"do": "acknowledge"}, self._core.deadline(), methods.ACKNOWLEDGE)
+
+    async def backup(self, request: BackupRequest) -> BackupReply:
+        """One step of a backup of the catalog, as `reedbed catalog backup` takes it."""
+        self._core.enter()
+        return await self._core.catalog.backup(request, self._core.deadline())
+
+    @property
+    def endpoint(self) -> str:
+        """Of the catalogd."""
+        return self._core.options.endpoint
 
     def metrics(self) -> dict[str, int]:
         """Counters of this client's own work, by name, such as `reads.decoded`."""

@@ -212,6 +212,14 @@ class Store:
         """Gives catalogd an operator's order, as `reedbed device` does: {"do": name, ...}; returns what came of it."""
         return self._thread.run(lambda: self._store.operate(order))
 
+    def held(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Extents that a catalog which was begun anew keeps for an operator: {"do": "list"} or {"do": "delete"}."""
+        return self._thread.run(lambda: self._store.held(order))
+
+    def acknowledge(self) -> dict[str, Any]:
+        """Says that what a catalog which was begun anew lacks has been read."""
+        return self._thread.run(self._store.acknowledge)
+
     def metrics(self) -> dict[str, int]:
         """Counters of this client's own work, by name, such as `reads.decoded`."""
         return self._store.metrics()

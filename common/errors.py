@@ -67,6 +67,12 @@ class LogTrimmed(NotFound):
     code = "LogTrimmed"
 
 
+class LogLost(LogTrimmed):
+    """A log position that this catalog does not have, since it was restored or rebuilt: start again from a listing."""
+
+    code = "LogLost"
+
+
 class AlreadyExists(ReedbedError, FileExistsError):
     """A bucket, object, device or shard of that name with other content exists."""
 

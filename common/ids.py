@@ -8,6 +8,9 @@ Layout, big-endian, so that bytewise order is time order:
 
 The catalog leases the first twelve bytes (a block); whoever holds it counts up the last four. The horizon is an id as
 well: everything below it is settled (see the design's invariant 8).
+
+The two highest bits of a block's number tell whose it is: 00 a client's, 10 the catalog's own for its redo stream, 11
+for its snapshots. So the extents of the catalog's copy are found by their ids alone, without any catalog.
 """
 
 from __future__ import annotations
@@ -21,11 +24,31 @@ Id = NewType("Id", bytes)
 ID_BYTES: Final = 16
 BLOCK_BYTES: Final = 12
 NO_ID: Final = Id(bytes(ID_BYTES))
+BLOCKS_MAX: Final = 1 << 46  # numbers of blocks, without the two bits
+CLIENTS: Final = 0
+STREAM: Final = 2
+SNAPSHOT: Final = 3
 
 
-def make_block(time_ms: int, block: int) -> bytes:
-    """The twelve bytes that name a leased block."""
-    return time_ms.to_bytes(6, "big") + block.to_bytes(6, "big")
+def make_block(time_ms: int, block: int, owner: int = CLIENTS) -> bytes:
+    """The twelve bytes that name a leased block; `owner` is CLIENTS, STREAM or SNAPSHOT."""
+    assert block < BLOCKS_MAX, block
+    return time_ms.to_bytes(6, "big") + (owner << 46 | block).to_bytes(6, "big")
+
+
+def owner_of(id_: bytes) -> int:
+    """Whose block the id is from."""
+    return id_[6] >> 6
+
+
+def is_system(id_: bytes) -> bool:
+    """Whether the extent of this id is one of the catalog's copy."""
+    return owner_of(id_) in (STREAM, SNAPSHOT)
+
+
+def after_block(id_: bytes) -> Id:
+    """The highest id of this one's block."""
+    return Id(id_[:BLOCK_BYTES] + b"\xff" * (ID_BYTES - BLOCK_BYTES))
 
 
 def id_time_ms(id_: Id) -> int:

@@ -49,6 +49,7 @@ UPLOAD_IDLE_S: Final = 7 * 24 * 3600.0
 LOG_WAIT_MAX_S: Final = 60.0
 COMPACT_BELOW: Final = 50  # percent of its cost that what is live in an extent is worth
 COMPACT_BELOW_MAX: Final = 75
+CATALOG_RESERVE: Final = 64 * MIB  # of the catalog's disk: for what makes room only
 
 # Cluster
 PGS_PER_DEVICE: Final = 100  # and profile
@@ -58,6 +59,7 @@ DOWN_AFTER_S: Final = 5.0
 OUT_AFTER_S: Final = 600.0
 DELETE_GRACE_S: Final = 24 * 3600.0
 READ_DEADLINE_MAX_S: Final = 3600.0
+ADDRESS_MAX: Final = 300  # characters
 
 # Ports and addresses
 DEFAULT_PORT: Final = 7300

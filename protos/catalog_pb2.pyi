@@ -1,4 +1,5 @@
 from reedbed.protos import lane_pb2 as _lane_pb2
+from reedbed.protos import storage_pb2 as _storage_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -589,17 +590,19 @@ class RegisterDeviceReply(_message.Message):
     def __init__(self, number: _Optional[int] = ..., cluster: _Optional[bytes] = ..., term: _Optional[int] = ..., incarnation: _Optional[int] = ..., clean: _Optional[bool] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("epoch", "devices", "address")
+    __slots__ = ("epoch", "devices", "address", "term")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     devices: _containers.RepeatedCompositeFieldContainer[DeviceReport]
     address: str
-    def __init__(self, epoch: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[DeviceReport, _Mapping]]] = ..., address: _Optional[str] = ...) -> None: ...
+    term: int
+    def __init__(self, epoch: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[DeviceReport, _Mapping]]] = ..., address: _Optional[str] = ..., term: _Optional[int] = ...) -> None: ...
 
 class DeviceReport(_message.Message):
-    __slots__ = ("number", "uuid", "incarnation", "capacity", "used", "shards", "failed", "damaged", "done", "lost", "scrub")
+    __slots__ = ("number", "uuid", "incarnation", "capacity", "used", "shards", "failed", "damaged", "done", "lost", "scrub", "note")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     UUID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -611,6 +614,7 @@ class DeviceReport(_message.Message):
     DONE_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
     SCRUB_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
     number: int
     uuid: bytes
     incarnation: int
@@ -622,7 +626,8 @@ class DeviceReport(_message.Message):
     done: _containers.RepeatedScalarFieldContainer[int]
     lost: _containers.RepeatedCompositeFieldContainer[ShardRef]
     scrub: ScrubReport
-    def __init__(self, number: _Optional[int] = ..., uuid: _Optional[bytes] = ..., incarnation: _Optional[int] = ..., capacity: _Optional[int] = ..., used: _Optional[int] = ..., shards: _Optional[int] = ..., failed: _Optional[bool] = ..., damaged: _Optional[int] = ..., done: _Optional[_Iterable[int]] = ..., lost: _Optional[_Iterable[_Union[ShardRef, _Mapping]]] = ..., scrub: _Optional[_Union[ScrubReport, _Mapping]] = ...) -> None: ...
+    note: _storage_pb2.CatalogNote
+    def __init__(self, number: _Optional[int] = ..., uuid: _Optional[bytes] = ..., incarnation: _Optional[int] = ..., capacity: _Optional[int] = ..., used: _Optional[int] = ..., shards: _Optional[int] = ..., failed: _Optional[bool] = ..., damaged: _Optional[int] = ..., done: _Optional[_Iterable[int]] = ..., lost: _Optional[_Iterable[_Union[ShardRef, _Mapping]]] = ..., scrub: _Optional[_Union[ScrubReport, _Mapping]] = ..., note: _Optional[_Union[_storage_pb2.CatalogNote, _Mapping]] = ...) -> None: ...
 
 class ShardRef(_message.Message):
     __slots__ = ("extent", "index")
@@ -659,7 +664,7 @@ class ScrubReport(_message.Message):
     def __init__(self, phase: _Optional[str] = ..., passes: _Optional[int] = ..., done: _Optional[int] = ..., left: _Optional[int] = ..., rate: _Optional[int] = ..., found: _Optional[int] = ..., last_found: _Optional[int] = ..., last_end_us: _Optional[int] = ..., compared: _Optional[int] = ..., missing: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("epoch", "term", "map", "interval_ms", "write_lease_ms", "orders", "work", "noted")
+    __slots__ = ("epoch", "term", "map", "interval_ms", "write_lease_ms", "orders", "work", "noted", "note", "restored")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     MAP_FIELD_NUMBER: _ClassVar[int]
@@ -668,6 +673,8 @@ class HeartbeatReply(_message.Message):
     ORDERS_FIELD_NUMBER: _ClassVar[int]
     WORK_FIELD_NUMBER: _ClassVar[int]
     NOTED_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    RESTORED_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     term: int
     map: MapDelta
@@ -676,7 +683,9 @@ class HeartbeatReply(_message.Message):
     orders: _containers.RepeatedCompositeFieldContainer[RemoveOrder]
     work: bool
     noted: _containers.RepeatedCompositeFieldContainer[NotedShards]
-    def __init__(self, epoch: _Optional[int] = ..., term: _Optional[int] = ..., map: _Optional[_Union[MapDelta, _Mapping]] = ..., interval_ms: _Optional[int] = ..., write_lease_ms: _Optional[int] = ..., orders: _Optional[_Iterable[_Union[RemoveOrder, _Mapping]]] = ..., work: _Optional[bool] = ..., noted: _Optional[_Iterable[_Union[NotedShards, _Mapping]]] = ...) -> None: ...
+    note: _storage_pb2.CatalogNote
+    restored: int
+    def __init__(self, epoch: _Optional[int] = ..., term: _Optional[int] = ..., map: _Optional[_Union[MapDelta, _Mapping]] = ..., interval_ms: _Optional[int] = ..., write_lease_ms: _Optional[int] = ..., orders: _Optional[_Iterable[_Union[RemoveOrder, _Mapping]]] = ..., work: _Optional[bool] = ..., noted: _Optional[_Iterable[_Union[NotedShards, _Mapping]]] = ..., note: _Optional[_Union[_storage_pb2.CatalogNote, _Mapping]] = ..., restored: _Optional[int] = ...) -> None: ...
 
 class NotedShards(_message.Message):
     __slots__ = ("device", "shards")
@@ -687,7 +696,7 @@ class NotedShards(_message.Message):
     def __init__(self, device: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardRef, _Mapping]]] = ...) -> None: ...
 
 class CompareRequest(_message.Message):
-    __slots__ = ("device", "uuid", "incarnation", "log_term", "log_seq", "below", "digests")
+    __slots__ = ("device", "uuid", "incarnation", "log_term", "log_seq", "below", "digests", "note")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     UUID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -695,6 +704,7 @@ class CompareRequest(_message.Message):
     LOG_SEQ_FIELD_NUMBER: _ClassVar[int]
     BELOW_FIELD_NUMBER: _ClassVar[int]
     DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
     device: int
     uuid: bytes
     incarnation: int
@@ -702,7 +712,8 @@ class CompareRequest(_message.Message):
     log_seq: int
     below: bytes
     digests: _containers.RepeatedCompositeFieldContainer[ShardsDigest]
-    def __init__(self, device: _Optional[int] = ..., uuid: _Optional[bytes] = ..., incarnation: _Optional[int] = ..., log_term: _Optional[int] = ..., log_seq: _Optional[int] = ..., below: _Optional[bytes] = ..., digests: _Optional[_Iterable[_Union[ShardsDigest, _Mapping]]] = ...) -> None: ...
+    note: _storage_pb2.CatalogNote
+    def __init__(self, device: _Optional[int] = ..., uuid: _Optional[bytes] = ..., incarnation: _Optional[int] = ..., log_term: _Optional[int] = ..., log_seq: _Optional[int] = ..., below: _Optional[bytes] = ..., digests: _Optional[_Iterable[_Union[ShardsDigest, _Mapping]]] = ..., note: _Optional[_Union[_storage_pb2.CatalogNote, _Mapping]] = ...) -> None: ...
 
 class ShardsDigest(_message.Message):
     __slots__ = ("pg", "count", "sum")
@@ -723,7 +734,7 @@ class CompareReply(_message.Message):
     def __init__(self, below: _Optional[bytes] = ..., differing: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class CompareShardsRequest(_message.Message):
-    __slots__ = ("device", "uuid", "incarnation", "below", "pgs", "after", "upto", "held", "absent")
+    __slots__ = ("device", "uuid", "incarnation", "below", "pgs", "after", "upto", "held", "absent", "log_term", "log_seq", "note")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     UUID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -733,6 +744,9 @@ class CompareShardsRequest(_message.Message):
     UPTO_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     ABSENT_FIELD_NUMBER: _ClassVar[int]
+    LOG_TERM_FIELD_NUMBER: _ClassVar[int]
+    LOG_SEQ_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
     device: int
     uuid: bytes
     incarnation: int
@@ -742,7 +756,10 @@ class CompareShardsRequest(_message.Message):
     upto: bytes
     held: _containers.RepeatedCompositeFieldContainer[HeldShard]
     absent: _containers.RepeatedCompositeFieldContainer[ShardRef]
-    def __init__(self, device: _Optional[int] = ..., uuid: _Optional[bytes] = ..., incarnation: _Optional[int] = ..., below: _Optional[bytes] = ..., pgs: _Optional[_Iterable[int]] = ..., after: _Optional[bytes] = ..., upto: _Optional[bytes] = ..., held: _Optional[_Iterable[_Union[HeldShard, _Mapping]]] = ..., absent: _Optional[_Iterable[_Union[ShardRef, _Mapping]]] = ...) -> None: ...
+    log_term: int
+    log_seq: int
+    note: _storage_pb2.CatalogNote
+    def __init__(self, device: _Optional[int] = ..., uuid: _Optional[bytes] = ..., incarnation: _Optional[int] = ..., below: _Optional[bytes] = ..., pgs: _Optional[_Iterable[int]] = ..., after: _Optional[bytes] = ..., upto: _Optional[bytes] = ..., held: _Optional[_Iterable[_Union[HeldShard, _Mapping]]] = ..., absent: _Optional[_Iterable[_Union[ShardRef, _Mapping]]] = ..., log_term: _Optional[int] = ..., log_seq: _Optional[int] = ..., note: _Optional[_Union[_storage_pb2.CatalogNote, _Mapping]] = ...) -> None: ...
 
 class HeldShard(_message.Message):
     __slots__ = ("extent", "index", "pg", "length")
@@ -901,3 +918,43 @@ class CatalogStatusReply(_message.Message):
     JSON_FIELD_NUMBER: _ClassVar[int]
     json: bytes
     def __init__(self, json: _Optional[bytes] = ...) -> None: ...
+
+class BackupRequest(_message.Message):
+    __slots__ = ("step", "pin", "after", "redo_after", "redo_upto", "offset")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    PIN_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    REDO_AFTER_FIELD_NUMBER: _ClassVar[int]
+    REDO_UPTO_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    step: str
+    pin: int
+    after: bytes
+    redo_after: int
+    redo_upto: int
+    offset: int
+    def __init__(self, step: _Optional[str] = ..., pin: _Optional[int] = ..., after: _Optional[bytes] = ..., redo_after: _Optional[int] = ..., redo_upto: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class BackupReply(_message.Message):
+    __slots__ = ("pin", "cluster", "term", "redo", "body", "last", "redo_upto", "more", "raw", "rows")
+    PIN_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    REDO_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    REDO_UPTO_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    pin: int
+    cluster: bytes
+    term: int
+    redo: int
+    body: bytes
+    last: bytes
+    redo_upto: int
+    more: bool
+    raw: int
+    rows: int
+    def __init__(self, pin: _Optional[int] = ..., cluster: _Optional[bytes] = ..., term: _Optional[int] = ..., redo: _Optional[int] = ..., body: _Optional[bytes] = ..., last: _Optional[bytes] = ..., redo_upto: _Optional[int] = ..., more: _Optional[bool] = ..., raw: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...

@@ -11,10 +11,11 @@ from reedbed.common import limits
 from reedbed.common.checksums import format_checksum
 from reedbed.common.errors import InvalidArgument, ReedbedError, rebuild
 from reedbed.common.ids import check_id, format_id
-from reedbed.protos import catalog_pb2, lane_pb2
+from reedbed.protos import catalog_pb2, lane_pb2, storage_pb2
 from reedbed.protos.types import (
     Ack,
     BucketInfo,
+    CatalogNote,
     ClusterMap,
     Device,
     DeviceState,
@@ -219,6 +220,38 @@ def whole_map(map_: ClusterMap) -> MapChange:
         pgs=tuple(map_.pgs.values()),
         default_profile=map_.default_profile,
         level=map_.level,
+    )
+
+
+def note_to_message(note: CatalogNote) -> storage_pb2.CatalogNote:
+    return storage_pb2.CatalogNote(
+        term=note.term,
+        version=note.version,
+        endpoint=note.endpoint,
+        log_term=note.log[0],
+        log_seq=note.log[1],
+        redo=note.redo,
+        settled=note.settled,
+        begin=note.begin or b"",
+        id_bound_ms=note.id_bound_ms,
+    )
+
+
+def note_from_message(message: storage_pb2.CatalogNote) -> CatalogNote | None:
+    """The note; None for a message of a daemon that has heard of no catalog. InvalidArgument."""
+    if not message.term:
+        return None
+    if len(message.endpoint) > limits.ADDRESS_MAX or message.id_bound_ms >= 1 << 48:
+        raise InvalidArgument("a catalog's note that no catalog can have written")
+    return CatalogNote(
+        term=message.term,
+        version=message.version,
+        endpoint=message.endpoint,
+        log=(message.log_term, message.log_seq),
+        redo=message.redo,
+        settled=message.settled,
+        begin=check_id(message.begin, "extent id") if message.begin else None,
+        id_bound_ms=message.id_bound_ms,
     )
 
 

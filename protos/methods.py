@@ -10,6 +10,9 @@ READ_SHARDS: Final = "shard.read"  # ReadShardsRequest -> ReadShardsReply
 LIST_SHARDS: Final = "shard.list"  # ListShardsRequest -> ListShardsReply
 START_SCRUB: Final = "scrub.start"  # StartScrubRequest -> StartScrubReply
 STORAGE_STATUS: Final = "storaged.status"  # StorageStatusRequest -> StorageStatusReply
+REMEMBER: Final = "catalog.remember"  # RememberRequest -> RememberReply
+RECALL: Final = "catalog.recall"  # RecallRequest -> RecallReply
+CLAIM: Final = "catalog.claim"  # ClaimRequest -> ClaimReply
 
 # catalogd, objects
 COMMIT: Final = "commit"  # CommitRequest -> CommitReply
@@ -38,3 +41,6 @@ COMPARE: Final = "device.compare"  # CompareRequest -> CompareReply
 COMPARE_SHARDS: Final = "device.compare.shards"  # CompareShardsRequest -> CompareShardsReply
 TASKS: Final = "tasks"  # TasksRequest -> TasksReply
 OPERATE: Final = "operate"  # OperateRequest -> OperateReply
+BACKUP: Final = "catalog.backup"  # BackupRequest -> BackupReply
+HELD: Final = "catalog.held"  # OperateRequest -> OperateReply
+ACKNOWLEDGE: Final = "catalog.acknowledge"  # OperateRequest -> OperateReply

@@ -96,6 +96,30 @@ class MapChange:
 
 
 @dataclass(frozen=True, slots=True)
+class CatalogNote:
+    """What a catalogd tells storaged of itself and of its copy on the cluster, for the day when it is lost.
+
+    log: position of the newest entry. redo: number of the newest redo record. settled: the copy holds all of that, and
+    nothing is acknowledged before another note says otherwise. begin: no extent of the copy with a lower id is needed;
+    None: there is no snapshot yet. id_bound_ms: all ids that were leased are of earlier times.
+    """
+
+    term: int
+    version: int = 0
+    endpoint: str = ""
+    log: tuple[int, int] = (0, 0)
+    redo: int = 0
+    settled: bool = False
+    begin: Id | None = None
+    id_bound_ms: int = 0
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """Of two notes, the one of the higher age is the newer."""
+        return self.term, self.version
+
+
+@dataclass(frozen=True, slots=True)
 class Ack:
     """A device, in an incarnation, holds the shard of a position durably."""
 

@@ -32,8 +32,8 @@ from reedbed.common.errors import (
 from reedbed.common.ids import Id, check_id
 from reedbed.common.limits import HEARTBEAT_S
 from reedbed.protos import catalog_pb2, methods
-from reedbed.protos.convert import change_from_message, parse
-from reedbed.protos.types import ClusterMap, MapChange
+from reedbed.protos.convert import change_from_message, note_from_message, note_to_message, parse
+from reedbed.protos.types import CatalogNote, ClusterMap, MapChange
 from reedbed.storaged.calls import Removal, RemoveOrder
 from reedbed.storaged.comparer import Comparer
 from reedbed.storaged.settings import StoragedSettings
@@ -52,6 +52,7 @@ TWICE_S = 15.0  # after a move to another address the catalog waits for the old 
 
 Renew = Callable[[int, ShardStore, int], Awaitable[ShardStore]]  # number (0: none yet), store, incarnation
 Withdraw = Callable[[int], Awaitable[None]]
+Renumbered = Callable[[int, int, ShardStore], Awaitable[None]]  # old number, new one, store
 
 
 class CatalogCaller(Protocol):
@@ -90,10 +91,13 @@ class Agent:
         stores: Sequence[ShardStore],
         renew: Renew | None = None,
         withdraw: Withdraw | None = None,
+        renumbered: Renumbered | None = None,
     ) -> None:
-        """`renew` cleans a device that the catalog wants cleaned; `withdraw` stops serving one that was removed."""
+        """`renew` cleans a device that the catalog wants cleaned; `withdraw` stops serving one that was removed.
+        `renumbered` is told of one that gets another number, as a catalog that was restored may give."""
         self._renew = renew
         self._withdraw = withdraw
+        self._renumbered = renumbered
         self._map: ClusterMap | None = None
         self.work = asyncio.Event()  # set while the catalog has tasks for this process
         self._settings = settings
@@ -161,7 +165,7 @@ class Agent:
                 log.error("%s: %s", device.store.folder, error)
                 self._devices.remove(device)
                 if self._withdraw is not None:
-                    await self._withdraw(device.number)
+                    await self._withdraw(device.number or device.store.memory.number)
 
     async def _register(self, device: Served) -> bool:
         """Whether the device was cleaned, and has to be registered as what it is now."""
@@ -190,6 +194,9 @@ class Agent:
                 where=str(device.store.folder),
                 hint="Clear the folder and add it as a new device",
             )
+        if device.number and device.number != reply.number and self._renumbered is not None:
+            log.warning("device %d is number %d from now on", device.number, reply.number)
+            await self._renumbered(device.number, reply.number, device.store)
         device.number = reply.number
         return False
 
@@ -210,7 +217,7 @@ class Agent:
         epoch = self._map.epoch if self._map else 0
         reply = await self._ask(
             methods.HEARTBEAT,
-            catalog_pb2.HeartbeatRequest(epoch=epoch, devices=reports, address=self._address),
+            catalog_pb2.HeartbeatRequest(epoch=epoch, devices=reports, address=self._address, term=self._state.term),
             catalog_pb2.HeartbeatReply,
         )
         await self._follow(0, reply.term)
@@ -225,12 +232,31 @@ class Agent:
                     device.telling.noted((Id(shard.extent), shard.index) for shard in noted.shards)
         if reply.HasField("map"):
             await self._learn(change_from_message(reply.map))
+        note = note_from_message(reply.note)
+        if note is not None:
+            await self._remember(note)
+        self.comparer.restored(reply.restored)
         await self._carry_out(list(reply.orders), reply.term)
         if reply.work:
             self.work.set()
 
+    async def _remember_map(self, map_: ClusterMap | None) -> None:
+        if map_ is None:
+            return
+        for device in self._devices:
+            with _alone(device, "the cluster map is not remembered"):
+                await asyncio.to_thread(device.store.remember_map, self._state.term, map_)
+
+    async def _remember(self, note: CatalogNote) -> None:
+        for device in self._devices:
+            known = device.store.memory
+            if known.note is None or note.age > known.note.age or known.number != device.number:
+                with _alone(device, "what the catalog says of itself is not remembered"):
+                    await asyncio.to_thread(device.store.remember, device.number, note)
+
     async def _report(self, device: Served, done: list[int]) -> catalog_pb2.DeviceReport:
         status = await asyncio.to_thread(device.store.status)  # it asks the file system for its free room
+        note = device.store.memory.note
         scrub = device.store.scrubber().status()
         lost: list[tuple[Id, int]] = []
         with _alone(device, "its damage is not told"):
@@ -249,6 +275,7 @@ class Agent:
             done=done,
             lost=[catalog_pb2.ShardRef(extent=extent, index=index) for extent, index in lost],
             scrub=scrub_report(scrub, self.comparer.status(device.number)),
+            note=None if note is None else note_to_message(note),
         )
 
     async def _learn(self, change: MapChange) -> None:
@@ -266,6 +293,7 @@ class Agent:
         if self._map is None or change.epoch > self._map.epoch:  # else it was overtaken by a newer answer
             # None where the change starts at another map than ours: then the next answer brings the whole one
             self._map = change.apply(self._map)
+            await self._remember_map(self._map)
         self._state.saw(change.epoch, self._state.term)
 
     async def _carry_out(self, orders: Sequence[catalog_pb2.RemoveOrder], term: int) -> None:

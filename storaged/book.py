@@ -17,11 +17,15 @@ import heapq
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
+from reedbed.common.ids import ID_BYTES, Id, after_block, is_system
 from reedbed.storaged import entries
 from reedbed.storaged.entries import LIVE, REMOVED, Entry, IndexState, Note, Position, SegmentInfo
 from reedbed.storaged.index import Changes, Index
 from reedbed.storaged.record import HEAD, REPLACED, Kind, NoteHead
+
+_LOOK: Final = 64  # shards that are looked at together
 
 
 @dataclass(slots=True)
@@ -110,6 +114,25 @@ class Book:
                 break
             after = rows[-1][0]
         return heapq.nsmallest(limit, [*upper, *lower])
+
+    def system_page(self, after: bytes, limit: int) -> list[tuple[bytes, Entry]]:
+        """As `page`, of the catalog's copy alone; the blocks of clients are passed over, each with one look."""
+        found: list[tuple[bytes, Entry]] = []
+        while len(found) < limit and (rows := self.page(after, _LOOK)):
+            for key, entry in rows:
+                after = key
+                if not is_system(key):
+                    after = after_block(key) + b"\xff\xff"
+                    break
+                found.append((key, entry))
+        return found[:limit]
+
+    def highest(self) -> Id | None:
+        """The highest extent id of any shard that is here, or was lately."""
+        with self._lock:
+            keys = [max(layer.shards) for layer in (self._fresh, self._frozen) if layer.shards]
+        highest = max([*keys, self._index.last()])
+        return Id(highest[:ID_BYTES]) if highest else None
 
     def segments(self) -> dict[int, SegmentInfo]:
         with self._lock:

@@ -1,6 +1,7 @@
 """Compares what the devices of a process hold with what the catalog expects: PG by PG, by digests, then shard by shard.
 
-A device is compared after an unclean start and after each pass of its scrubber. Damaged shards count as not held.
+A device is compared after an unclean start, after each pass of its scrubber, and once after the catalog was restored.
+Damaged shards count as not held.
 
 Invariants
 - A shard counts as absent only if it was looked for, and not found whole, after the catalog had named it: a put that
@@ -24,6 +25,7 @@ from reedbed.common.ids import ID_BYTES, Id
 from reedbed.common.limits import PAGE_MAX, POSITIONS_MAX
 from reedbed.extents.digest import ShardsDigest
 from reedbed.protos import catalog_pb2, methods
+from reedbed.protos.convert import note_to_message
 from reedbed.storaged.calls import ShardInfo
 from reedbed.storaged.store import ShardStore
 
@@ -77,10 +79,17 @@ class Comparer:
         self._ask = ask
         self._known: dict[int, tuple[ShardStore, Comparison, bool]] = {}  # bool: due whatever the scrubber says
         self._stop = asyncio.Event()
+        self._restored = 0
 
     def status(self, number: int) -> Comparison:
         known = self._known.get(number)
         return known[1] if known else Comparison()
+
+    def restored(self, term: int) -> None:
+        """With which term the catalog began anew, after a loss; 0 if it never did. Then every device is due once."""
+        if term > self._restored:
+            self._restored = term
+            self._known = {number: (store, found, True) for number, (store, found, _) in self._known.items()}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Compares what is due until `stop`."""
@@ -105,15 +114,17 @@ class Comparer:
         passes = device.store.scrubber().status().passes
         known = self._known.get(device.number)
         if known is None or known[0] is not device.store:
-            known = (device.store, Comparison(passes=passes), device.store.unclean)
+            known = (device.store, Comparison(passes=passes), device.store.unclean or self._restored > 0)
             self._known[device.number] = known
         store, before, due = known
         if not due and before.passes >= passes:
             return False
         if store.forgot_damage:
             return False  # what is damaged would be told as held; the next pass finds it
+        restored = self._restored
         found = await self.compare(device)
-        self._known[device.number] = (store, replace(found, done=before.done + 1, passes=passes), False)
+        again = self._restored > restored
+        self._known[device.number] = (store, replace(found, done=before.done + 1, passes=passes), again)
         return True
 
     async def compare(self, device: Device) -> Comparison:
@@ -121,8 +132,9 @@ class Comparer:
         number, store = device.number, device.store
         uuid, incarnation = bytes.fromhex(store.device), store.incarnation
         term, seq = (await asyncio.to_thread(store.status)).log_position
+        note = None if store.memory.note is None else note_to_message(store.memory.note)
         first = catalog_pb2.CompareRequest(
-            device=number, uuid=uuid, incarnation=incarnation, log_term=term, log_seq=seq
+            device=number, uuid=uuid, incarnation=incarnation, log_term=term, log_seq=seq, note=note
         )
         first.below = (await self._ask(methods.COMPARE, first, catalog_pb2.CompareReply)).below
         for pg, digest in (await asyncio.to_thread(digests, store, Id(first.below))).items():
@@ -152,6 +164,9 @@ class Comparer:
                         for one in held
                     ],
                     absent=[catalog_pb2.ShardRef(extent=extent, index=index) for extent, index in absent],
+                    log_term=term,
+                    log_seq=seq,
+                    note=note,
                 ),
                 catalog_pb2.CompareShardsReply,
             )

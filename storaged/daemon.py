@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from reedbed.common.clock import SystemClock
-from reedbed.storaged.identity import clean_folder
+from reedbed.storaged.identity import clean_folder, known_cluster
 from reedbed.storaged.process import World, run_process
 from reedbed.storaged.service import MEMORY
 from reedbed.storaged.settings import StoragedSettings
@@ -38,5 +38,6 @@ async def run_storaged(
         readers=lambda name: ThreadPoolExecutor(settings.read_threads, thread_name_prefix=name),
         clock=SystemClock(),
         rng=random.Random(),
+        known=lambda folder: known_cluster(Path(folder)),
     )
     await run_process(settings, world, ready, stop)

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Final
 
 from reedbed.common.checksums import crc32c, format_checksum
-from reedbed.common.errors import Corrupt, InvalidArgument, NewerFormat, WrongCluster
+from reedbed.common.errors import Corrupt, DeviceFailed, InvalidArgument, NewerFormat, ReedbedError, WrongCluster
 from reedbed.storaged.cleaning import wipe
 from reedbed.storaged.disk import Disk, RealDisk, read_whole, replace_whole
 from reedbed.storaged.index import IndexHome
@@ -37,7 +37,8 @@ from reedbed.storaged.index_lmdb import FOLDER, LmdbHome
 FORMAT: Final = 1
 NAME: Final = "device.json"
 LOCK: Final = "lock"
-_KEPT: Final = frozenset({NAME, LOCK, "generations"})  # through a cleaning: a generation only rises
+# Through a cleaning: a generation only rises, and what is remembered of the catalog is not the device's own
+_KEPT: Final = frozenset({NAME, LOCK, "generations", "catalog", "map"})
 _SIZE_MAX: Final = 64 * 1024
 _SYSTEM: Final = random.SystemRandom()
 _MAY_BE_THERE: Final = frozenset({LOCK, NAME + ".new", "lost+found"})  # before a device is made
@@ -176,6 +177,17 @@ def clean(disk: Disk, incarnation: int, home: IndexHome | None = None, rng: rand
     begun = replace(identity, cleaning=incarnation)
     save(disk, begun)
     return _cleaned(disk, begun, home, rng)
+
+
+def known_cluster(folder: Path) -> bytes:
+    """The cluster of the device in a folder, empty for one that is new. Corrupt, NewerFormat, DeviceFailed."""
+    try:
+        known = load(RealDisk(folder)) if folder.is_dir() else None
+    except ReedbedError:  # some are an OSError too
+        raise
+    except OSError as error:
+        raise DeviceFailed(f"the device cannot be read: {error.strerror}", where=str(folder)) from error
+    return b"" if known is None else bytes.fromhex(known.cluster)
 
 
 def clean_folder(folder: Path, incarnation: int) -> None:

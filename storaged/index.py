@@ -30,6 +30,10 @@ class RowReader(Protocol):
         """Up to `limit` rows from `start` on, below `stop` unless that is empty, in bytewise order."""
         ...
 
+    def last(self, table: str) -> bytes:
+        """The highest key; b"" in an empty table."""
+        ...
+
 
 class RowWriter(RowReader, Protocol):
     """One transaction; its reads see its own writes."""
@@ -127,6 +131,11 @@ class Index:
         """Up to `limit` rows with keys above `after`, removed ones included, in order; None for one that is bad."""
         rows = self._range("shards", after + b"\0", b"", limit)
         return [(key, self._good(entries.decode_entry, key, raw)) for key, raw in rows]
+
+    def last(self) -> bytes:
+        """The highest key of a row, removed ones included; b"" if there is none."""
+        with self._rows.read() as reader:
+            return reader.last("shards")
 
     def note(self, target: Position) -> Note | None:
         key = entries.position_key(target)

@@ -89,6 +89,10 @@ class _Transaction:
                     rows.append((key, value))
         return rows
 
+    def last(self, table: str) -> bytes:
+        with self._txn.cursor(db=self._tables[table]) as cursor:
+            return bytes(cursor.key()) if cursor.last() else b""
+
     def put(self, table: str, key: bytes, value: bytes) -> None:
         self._txn.put(key, value, db=self._tables[table])
 

@@ -49,6 +49,10 @@ class _Transaction:
         high = bisect_left(of.keys, stop) if stop else len(of.keys)
         return [(key, of.rows[key]) for key in of.keys[low : min(high, low + limit)]]
 
+    def last(self, table: str) -> bytes:
+        keys = self.state[table].keys
+        return keys[-1] if keys else b""
+
     def put(self, table: str, key: bytes, value: bytes) -> None:
         of = self._changing(table)
         if key not in of.rows:

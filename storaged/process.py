@@ -2,6 +2,9 @@
 
 What it stands on (network, disks, clock, randomness) is handed in as a World: daemon.py has the machine's, the
 simulation its own.
+
+Devices that were served before answer reads, lists and what they remember of their catalog as soon as they are open,
+whether a catalogd answers or not: without them nobody could rebuild one.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from reedbed.common.errors import (
     InvalidArgument,
     StaleTerm,
     Unavailable,
+    WrongCluster,
 )
 from reedbed.storaged.access import StorageAccess
 from reedbed.storaged.agent import CALL_S, TWICE_S, Agent
@@ -51,12 +55,18 @@ class Server(Protocol):
     async def stop(self, grace: float) -> None: ...
 
 
+def _new(folder: str) -> bytes:
+    """Where all folders are new."""
+    return b""
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """What a process stands on.
 
     open_store: opens the device in a folder for a cluster; blocks, and raises as `ShardStore.open`. clean: starts the
     device in a folder that nobody serves anew, in an incarnation; blocks. readers: threads that read from one device.
+    known: the cluster of the device in a folder, empty for a new one; blocks, and raises as `open_store`.
     """
 
     connector: Connector
@@ -66,6 +76,7 @@ class World:
     readers: Callable[[str], Executor]
     clock: Clock
     rng: random.Random
+    known: Callable[[str], bytes] = _new
 
 
 class _Endpoints:
@@ -132,23 +143,24 @@ async def run_process(
 
     Raises the named error of whatever keeps it from serving.
     """
-    hello = await find_catalog(world, settings.catalog, stop)
-    if hello is None:
+    cluster = await asyncio.to_thread(_cluster_of, world, settings.dir)
+    hello = None if cluster else await find_catalog(world, settings.catalog, stop)
+    if hello is not None:
+        cluster = hello.cluster
+    if not cluster:
         return
-    state = CatalogState(hello.cluster, world.clock, term=hello.term)
+    state = CatalogState(cluster, world.clock)
     async with contextlib.AsyncExitStack() as stack:
         opened = await stack.enter_async_context(contextlib.AsyncExitStack())  # closed when nothing uses them any more
 
         async def open_store(folder: str) -> ShardStore:
-            store = await asyncio.to_thread(world.open_store, folder, hello.cluster)
+            store = await asyncio.to_thread(world.open_store, folder, cluster)
             opened.push_async_callback(asyncio.to_thread, store.close)
             (await asyncio.to_thread(store.scrubber, Pace(settings.scrub_period_s, settings.scrub_rate))).start()
             return store
 
-        stores = [await open_store(folder) for folder in settings.dir]
-
         async def renew(number: int, store: ShardStore, incarnation: int) -> ShardStore:
-            await service.withdraw(number)
+            await service.withdraw(number or store.memory.number)
             await asyncio.to_thread(store.close, clean=False)
             try:
                 await asyncio.to_thread(world.clean, str(store.folder), incarnation)
@@ -159,22 +171,40 @@ async def run_process(
                 service.serve(number, fresh)
             return fresh
 
-        service = StorageService(state, world.readers)
+        stores = [await open_store(folder) for folder in settings.dir]
+        service = StorageService(state, world.readers, settings.catalog)
         stack.callback(service.close)
+        early = {store.folder: store.memory.number for store in stores}
+        for store in stores:
+            if early[store.folder]:
+                service.serve(early[store.folder], store)
         server = world.server(service)
         port = await server.start()
         stack.push_async_callback(server.stop, GRACE_S)
-        pool = LanePool(world.connector, cluster=hello.cluster, clock=world.clock, rng=world.rng)
-        stack.push_async_callback(pool.close)
-        agent = Agent(settings, state, _Endpoints(pool, settings.catalog, state), stores, renew, service.withdraw)
-        service.compared = agent.comparer.status
         address = advertised(settings, port)
+        if hello is None:
+            log.info("what is there is read at %s, pid %d, while catalogd is looked for", address, os.getpid())
+            hello = await find_catalog(world, settings.catalog, stop)
+            if hello is None:
+                return
+        if hello.cluster != cluster:
+            raise WrongCluster(
+                f"the device folder belongs to cluster {cluster.hex()}, not {hello.cluster.hex()}",
+                where=settings.dir[0],
+                hint="Name the folder of this cluster, or an empty one",
+            )
+        state.saw(0, hello.term)
+        pool = LanePool(world.connector, cluster=cluster, clock=world.clock, rng=world.rng)
+        stack.push_async_callback(pool.close)
+        caller = _Endpoints(pool, settings.catalog, state)
+        agent = Agent(settings, state, caller, stores, renew, service.withdraw, service.renumber)
+        service.compared = agent.comparer.status
         numbers = await registered(agent, address, stop, state.clock)
         if not numbers:
             return
         for number, store in zip(numbers, agent.stores, strict=True):
-            service.serve(number, store)
-        ids = LeasedIds(agent.lease_ids, state.clock)
+            await service.renumber(early[store.folder], number, store)
+        ids = LeasedIds(agent.lease_ids, state.clock, lambda: state.term)
         serves = service.stores.__contains__
         access = StorageAccess(pool, lambda: agent.map, agent.fetch_map, state.clock, world.rng, ids, service, serves)
         boot = world.rng.getrandbits(63)
@@ -190,6 +220,11 @@ async def run_process(
                 working.cancel()
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None  # what ended one of them; the others were cancelled for it
+
+
+def _cluster_of(world: World, folders: Sequence[str]) -> bytes:
+    """The cluster of devices that were served before; empty if all folders are new."""
+    return next((known for folder in folders if (known := world.known(folder))), b"")
 
 
 async def registered(

@@ -1,5 +1,7 @@
 """What a storaged answers over lanes: put, read and list shards, status. Disk work runs in threads, never in the loop.
 
+Reads and lists are answered without a catalog too, for whoever rebuilds one.
+
 Invariants: nothing here deletes a shard (only the catalog's orders do, see agent.py); a put is answered only after its
 shard is durable; while the catalog has not been heard for the time that it granted, puts are refused. Bytes that are
 read hold room from before they are read until they have left, so that memory stays bounded however many clients ask.
@@ -40,6 +42,7 @@ from reedbed.storaged.comparer import Comparison
 from reedbed.storaged.politeness import Foreground
 from reedbed.storaged.readroom import ReadRoom
 from reedbed.storaged.record import Table
+from reedbed.storaged.remembering import Remembering
 from reedbed.storaged.state import CatalogState
 from reedbed.storaged.store import ShardStore
 from reedbed.transport.greeting import SOFTWARE
@@ -59,8 +62,9 @@ assert PAYLOAD_MAX + READ_BYTES < MEMORY
 class StorageService:
     """The service of one process, with its devices by their numbers in the cluster map."""
 
-    def __init__(self, state: CatalogState, readers: Callable[[str], Executor]) -> None:
-        """`readers` makes the threads, by a name, that read from one device."""
+    def __init__(self, state: CatalogState, readers: Callable[[str], Executor], endpoints: Sequence[str] = ()) -> None:
+        """`readers` makes the threads, by a name, that read from one device. `endpoints`: where its catalogd is looked
+        for."""
         self._state = state
         self.foreground = Foreground(state.clock.monotonic())
         self._make_readers = readers
@@ -75,13 +79,15 @@ class StorageService:
                 methods.LIST_SHARDS: self._list,
                 methods.START_SCRUB: self._scrub,
                 methods.STORAGE_STATUS: self._status,
+                **Remembering(state, lambda: self._stores, endpoints).handlers(),
             }
         )
 
     def serve(self, number: int, store: ShardStore) -> None:
         """From now on the device has this number."""
         self._stores[number] = store
-        self._readers[number] = self._make_readers(f"device-{number}")
+        if number not in self._readers:
+            self._readers[number] = self._make_readers(f"device-{number}")
 
     async def withdraw(self, number: int) -> None:
         """The device is not served any more; returns when no call uses its store."""
@@ -89,6 +95,12 @@ class StorageService:
         readers = self._readers.pop(number, None)
         if readers is not None:
             await asyncio.to_thread(readers.shutdown)
+
+    async def renumber(self, old: int, number: int, store: ShardStore) -> None:
+        """The device has this number from now on, whatever it was served as before."""
+        if old != number and self._stores.get(old) is store:
+            await self.withdraw(old)
+        self.serve(number, store)
 
     @property
     def stores(self) -> Mapping[int, ShardStore]:
@@ -244,7 +256,8 @@ class StorageService:
         if message.after_extent:
             after = (check_id(message.after_extent, "extent id"), _check_index(message.after_index))
         loop = asyncio.get_running_loop()
-        shards = await loop.run_in_executor(self._readers[message.device], store.list, after, limit + 1)
+        list_ = store.list_system if message.system else store.list
+        shards = await loop.run_in_executor(self._readers[message.device], list_, after, limit + 1)
         return Response(
             storage_pb2.ListShardsReply(
                 shards=[
@@ -254,6 +267,8 @@ class StorageService:
                         length=shard.length,
                         pg=shard.pg,
                         generation=shard.generation,
+                        k=shard.k,
+                        m=shard.m,
                     )
                     for shard in shards[:limit]
                 ],

@@ -20,6 +20,7 @@ from reedbed.common.errors import DeviceFailed, InvalidArgument, ReedbedError, R
 from reedbed.common.ids import ID_BYTES, Id
 from reedbed.common.limits import POSITIONS_MAX
 from reedbed.common.metrics import Metrics
+from reedbed.protos.types import CatalogNote, ClusterMap
 from reedbed.storaged import identity as identities
 from reedbed.storaged import record
 from reedbed.storaged.batch import Put, Remove, View, disk_full, put_size
@@ -37,11 +38,12 @@ from reedbed.storaged.calls import (
 )
 from reedbed.storaged.damage import DamageLog
 from reedbed.storaged.disk import NOT_THE_DISK, Disk, RealDisk
-from reedbed.storaged.entries import shard_key, split_key
+from reedbed.storaged.entries import Entry, shard_key, split_key
 from reedbed.storaged.generations import Generations
 from reedbed.storaged.identity import Identity
 from reedbed.storaged.index import Index
 from reedbed.storaged.keeper import Keeper, Kept
+from reedbed.storaged.memory import Memory
 from reedbed.storaged.options import StoreOptions
 from reedbed.storaged.pace import Pace
 from reedbed.storaged.reader import Reader
@@ -68,6 +70,7 @@ class ShardStore:
         self._closed = False
         self.metrics = Metrics()
         self._damage = DamageLog(options.clock, disk)
+        self._memory = Memory(disk)
         self._generations, whole = Generations.load(disk)
         if not whole:
             self.metrics.add("store.generations_damaged")
@@ -234,14 +237,19 @@ class ShardStore:
         """Many ranges; blocks. One answer or named error for each."""
         return self._reader.read_many(asked)
 
+    def list_system(self, after: tuple[Id, int] | None = None, limit: int = 1000) -> list[ShardInfo]:
+        """As `list`, of the catalog's copy alone."""
+        start = b"" if after is None else shard_key(*after)
+        return [_info(key, entry) for key, entry in self._book.system_page(start, limit)]
+
     def list(self, after: tuple[Id, int] | None = None, limit: int = 1000) -> list[ShardInfo]:
         """Shards behind (extent, index), in that order, at most `limit`; blocks."""
         start = b"" if after is None else shard_key(*after)
-        found = []
-        for key, entry in self._book.page(start, limit):
-            extent, index = split_key(key)
-            found.append(ShardInfo(extent, index, entry.k, entry.m, entry.pg, entry.generation, entry.payload))
-        return found
+        return [_info(key, entry) for key, entry in self._book.page(start, limit)]
+
+    def highest(self) -> Id | None:
+        """The highest extent id of any shard that is here, or was lately; blocks."""
+        return self._book.highest()
 
     def scrubber(self, pace: Pace | None = None) -> Scrubber:
         """The device's scrubber, made at the first call; start it, or call `step`. `close` stops it. NewerFormat."""
@@ -274,6 +282,10 @@ class ShardStore:
     def generation(self, pg: int) -> int:
         """The newest generation of a PG that is known here, 0 if none is."""
         return self._generations.get(pg)
+
+    def generations(self) -> dict[int, int]:
+        """The newest generation of each PG that is known here."""
+        return self._generations.snapshot()
 
     def note_generation(self, pg: int, generation: int) -> None:
         """Refuse older generations of the PG from now on; durable on return. DeviceFailed."""
@@ -310,6 +322,27 @@ class ShardStore:
             if not self.failed:
                 self._durably(lambda: identities.save(self._disk, newer))
             self._identity = newer
+
+    # What is remembered of the catalog
+
+    @property
+    def memory(self) -> Memory:
+        """What is remembered; to be changed by `remember` and `remember_map` only."""
+        return self._memory
+
+    def remember(self, number: int, note: CatalogNote) -> bool:
+        """Remember the catalog's note, and our number in its map: durable on return. False: the device has failed.
+
+        Raises DeviceFailed.
+        """
+        if not self.failed:
+            self._durably(lambda: self._memory.learn(number, note))
+        return not self.failed
+
+    def remember_map(self, term: int, map_: ClusterMap) -> None:
+        """Remember the cluster map that a catalog of this term told. DeviceFailed."""
+        if not self.failed:
+            self._durably(lambda: self._memory.learn_map(term, map_))
 
     # The end
 
@@ -366,7 +399,8 @@ class ShardStore:
 
     def _mend_files(self) -> int:
         with self._changing:
-            return identities.mend(self._disk, self._identity) + self._generations.mend()
+            mended = identities.mend(self._disk, self._identity) + self._generations.mend()
+        return mended + self._memory.mend()
 
     def _foreground(self) -> int:
         return self._reader.served + self.metrics.get("store.put")
@@ -425,3 +459,8 @@ class ShardStore:
             segment_bytes=options.segment_bytes,
             queue_bytes=options.queue_bytes,
         )
+
+
+def _info(key: bytes, entry: Entry) -> ShardInfo:
+    extent, index = split_key(key)
+    return ShardInfo(extent, index, entry.k, entry.m, entry.pg, entry.generation, entry.payload)

@@ -119,6 +119,7 @@ class LocalCluster:
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        self.catalog_folder = folder / "catalog"
         self._storage_options = list(storage_options)
         self._port = 0
         self._profile = profile
@@ -128,7 +129,7 @@ class LocalCluster:
         self._count = devices
 
     def _catalog_daemon(self) -> Daemon:
-        arguments = ["catalogd", "--dir", str(self.folder / "catalog"), "--port", str(self._port)]
+        arguments = ["catalogd", "--dir", str(self.catalog_folder), "--port", str(self._port)]
         arguments += ["--default-profile", self._profile, *self._catalog_options]
         return Daemon("catalogd", arguments, self.folder / "catalogd.log")
 

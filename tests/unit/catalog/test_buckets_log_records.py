@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from reedbed.catalog import buckets, keys, log, records, sweep
 from reedbed.catalog.records import SliceRow, VersionRow
-from reedbed.common.errors import AlreadyExists, Corrupt, InvalidArgument, LogTrimmed, NewerFormat, NotEmpty, NotFound
+from reedbed.common.errors import (
+    AlreadyExists,
+    Corrupt,
+    InvalidArgument,
+    LogLost,
+    LogTrimmed,
+    NewerFormat,
+    NotEmpty,
+    NotFound,
+)
 
 World = Any
 
@@ -96,8 +105,27 @@ def test_log_positions(world: World) -> None:
     assert (reply.end.term, reply.end.seq, reply.floor.seq) == (2, 6, 0)
     assert not world.look(lambda reader: log.read(reader, 2, 6, 2)).entries
     for term, seq in ((2, 7), (2, 4), (1, 6), (9, 0)):
-        with pytest.raises(InvalidArgument, match="restored"):
+        with pytest.raises(LogLost, match="restored"):
             world.look(lambda reader, term=term, seq=seq: log.read(reader, term, seq, 2))
+
+
+def test_whoever_has_seen_what_a_restored_catalog_lacks_is_told_however_far_its_log_has_come(world: World) -> None:
+    """Invariant 9: entries after the copy come again with other contents, and nobody may take them for those he saw."""
+    for number in range(3):
+        world.put(b"kept%d" % number)  # entries 3 to 5, of term 1
+    common, lost = (1, 5), [(1, 6), (1, 7), (1, 9)]  # what the lost catalog gave after that, and somebody read
+    world.leases.term_now = 1_000_000_001  # begun anew
+    for number in range(6):
+        with pytest.raises(LogLost):
+            world.look(lambda reader: log.read(reader, *lost[0], 10))
+        for position in lost:
+            with pytest.raises(LogLost, match="lacks what you have seen") as told:
+                world.look(lambda reader, position=position: log.read(reader, *position, 10))
+            assert isinstance(told.value, LogTrimmed)  # what a follower does about it is the same
+        reply = world.look(lambda reader: log.read(reader, *common, 10))
+        assert [entry.position.seq for entry in reply.entries] == list(range(6, 6 + number))
+        assert all(entry.position.term == 1_000_000_001 for entry in reply.entries)
+        world.put(b"new%d" % number)
 
 
 def test_the_floor_of_a_trimmed_log(world: World) -> None:
@@ -113,7 +141,7 @@ def test_the_floor_of_a_trimmed_log(world: World) -> None:
     for seq in (0, 3):
         with pytest.raises(LogTrimmed):
             world.look(lambda reader, seq=seq: log.read(reader, 1 if seq else 0, seq, 9))
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(LogLost):
         world.look(lambda reader: log.read(reader, 2, 4, 9))
     # `entries` are kept however old they are, also once all is trimmed that may be
     world.clock.advance(1000)

@@ -152,13 +152,13 @@ async def test_redo_records_that_nobody_needs_are_trimmed() -> None:
 
 
 def test_a_folder_founds_one_cluster_and_keeps_it(tmp_path: Path) -> None:
-    engine = open_engine(tmp_path / "a")
+    engine = open_engine(CatalogdSettings(tmp_path / "a"))
     cluster = engine.cluster
     engine.close()
-    engine = open_engine(tmp_path / "a")
+    engine = open_engine(CatalogdSettings(tmp_path / "a"))
     assert engine.cluster == cluster
     engine.close()
-    engine = open_engine(tmp_path / "b")
+    engine = open_engine(CatalogdSettings(tmp_path / "b"))
     assert engine.cluster != cluster
     engine.close()
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from reedbed.catalog import audit, comparing, extents, lacks
-from reedbed.catalog.comparing import HELD_ROW, Comparing, Held
+from reedbed.catalog.comparing import Comparing, Held
 from reedbed.catalog.edit import editing
 from reedbed.catalog.extents import Offers
+from reedbed.catalog.hold import Hold
 from reedbed.catalog.records import ExtentRow, SliceRow
+from reedbed.catalog.warden import Warden
 from reedbed.common.ids import NO_ID, Id, IdBlock
 from reedbed.extents.digest import ShardsDigest
 from reedbed.protos.types import Ack, Extent, Position
@@ -203,7 +205,7 @@ async def test_equal_pgs_are_told_by_their_digests_alone(rack: Any, monkeypatch:
     made = await written(one, 8)
     await pass_time(one, LAG + 60)
     later = await written(one, 2)
-    below = await one.comparing.below(0, 0)
+    below = one.comparing.below()
     assert made[-1].id < below <= later[0].id
     for device in (1, 2, 3):
         held = shards_of(one, device, made)
@@ -250,17 +252,28 @@ async def test_only_chosen_pgs_are_compared_below_the_mark(rack: Any) -> None:
     assert [extent for extent, _ in compared.suspects] == [made[2].id, made[3].id]
 
 
-async def test_a_shard_that_nobody_knows_is_counted_and_kept(rack: Any) -> None:
+async def test_a_shard_that_nobody_knows_is_removed_once_no_commit_can_name_it(rack: Any) -> None:
     one = await cluster_of(rack, 1, 2, 3)
     pg = next(iter(one.cluster.map.pgs.values()))
     (id_,) = await ids(one, 1)
     held = [Held(id_, 0, pg.id, 10)]
     compared = await compare(one, 2, held)
     assert (compared.garbage, compared.unknown) == (0, 0)  # a commit may still name it
+    assert list((await one.beat(2)).orders) == []
     await pass_time(one, LAG + 60)
     compared = await compare(one, 2, held)
+    assert (compared.garbage, compared.unknown) == (1, 0)
+    (order,) = (await one.beat(2)).orders
+    assert (order.device, order.extent, order.index, order.pg) == (2, id_, 0, pg.id)
+    assert order.generation == pg.generation  # what is put there under a later one stays
+
+
+async def test_a_shard_of_nobody_on_a_group_that_the_map_lacks_is_kept(rack: Any) -> None:
+    one = await cluster_of(rack, 1, 2, 3)
+    (id_,) = await ids(one, 1)
+    await pass_time(one, LAG + 60)
+    compared = await compare(one, 2, [Held(id_, 0, 9999, 10)])
     assert (compared.garbage, compared.unknown) == (0, 1)
-    assert list((await one.beat(2)).orders) == []
 
 
 async def test_what_is_known_is_no_garbage(rack: Any) -> None:
@@ -291,17 +304,44 @@ async def test_a_shard_where_no_position_points_any_more_is_garbage(rack: Any) -
     assert order.generation == 3
 
 
-async def test_a_restored_catalog_keeps_what_it_does_not_know(rack: Any) -> None:
+# After the catalog was begun anew
+
+
+async def test_what_may_belong_to_what_was_lost_is_kept_for_ever(rack: Any) -> None:
+    one = await cluster_of(rack, 1, 2, 3)
+    pg = next(iter(one.cluster.map.pgs.values()))
+    before, lost, after = [(await ids(one, 1))[0] for _ in range(3)]
+    one.comparing = Comparing(
+        one.engine,
+        one.transactor,
+        one.leases,
+        one.keeper,
+        one.needs,
+        one.removals,
+        Hold(((lost, after),)),
+    )
+    await pass_time(one, 100 * LAG)
+    compared = await compare(one, 2, [Held(id_, 0, pg.id, 10) for id_ in (before, lost, after)])
+    assert (compared.garbage, compared.unknown) == (2, 1)
+    assert {order.extent for order in (await one.beat(2)).orders} == {before, after}
+
+
+async def test_nothing_of_nobody_is_removed_before_every_device_has_told_what_it_remembers(rack: Any) -> None:
+    """Another one may know that this catalog is an old copy of its folder."""
     one = await cluster_of(rack, 1, 2, 3)
     pg = next(iter(one.cluster.map.pgs.values()))
     (id_,) = await ids(one, 1)
-    await one.comparing.below(9, 1)  # a device has seen a log entry that we never wrote
-    with one.engine.read() as reader:
-        assert reader.get(HELD_ROW) > id_
-    await pass_time(one, 10 * LAG)
+    warden = Warden(one.engine, one.leases, one.clock)
+    one.comparing = Comparing(
+        one.engine, one.transactor, one.leases, one.keeper, one.needs, one.removals, warden=warden
+    )
+    await pass_time(one, LAG + 60)
+    for device in (2, 3):
+        compared = await compare(one, 2, [Held(id_, 0, pg.id, 10)])
+        assert (compared.garbage, compared.unknown) == (0, 1)
+        warden.heard(device, None)
+    assert warden.unheard(one.cluster.map) == [1]
+    gone = replace(one.cluster.map.devices[1], state="out")
+    await one.keeper.change(lambda map_, counters: ([gone], []))
     compared = await compare(one, 2, [Held(id_, 0, pg.id, 10)])
-    assert (compared.garbage, compared.unknown) == (0, 1)
-    (later,) = await ids(one, 1)
-    await pass_time(one, 2 * LAG)
-    compared = await compare(one, 2, [Held(later, 0, pg.id, 10)])
-    assert (compared.garbage, compared.unknown) == (0, 1)
+    assert (compared.garbage, compared.unknown) == (1, 0)

@@ -391,3 +391,43 @@ def _apply(w: Writer, now: dict[bytes, bytes], touched: set[bytes], step: tuple[
         assert there == (now.pop(key, None) is not None)
         if there:
             touched.add(key)
+
+
+def test_a_copy_is_loaded_as_of_a_record_and_goes_on_after_it(rig: Rig) -> None:
+    engine = rig.engine
+    engine.load([(b"a", b"1"), (b"b" * 600, b"2"), (b"gone", b"3")], 41)
+    engine.load([(b"a", b"4"), (b"gone", None), (b"never there", None)], 43)
+    assert rows(engine) == {b"a": b"4", b"b" * 600: b"2"}
+    assert engine.redo_position() == 43
+    assert engine.read_redo(43, 10) == []
+    with pytest.raises(LogTrimmed):
+        engine.read_redo(42, 10)
+    engine = rig.reopen()
+    assert rows(engine) == {b"a": b"4", b"b" * 600: b"2"}
+    with engine.write() as w:
+        w.put(b"c", b"5")
+    assert all_redo(engine, 43) == [RedoRecord(44, [(b"c", b"5")])]
+    assert rows(rig.reopen()) == {b"a": b"4", b"b" * 600: b"2", b"c": b"5"}
+
+
+def test_a_copy_is_not_loaded_over_changes_nor_back_in_time(engine: Engine) -> None:
+    engine.load([(b"a", b"1")], 5)
+    for position in (-1, 4):
+        with pytest.raises(InvalidArgument):
+            engine.load([(b"a", b"2")], position)
+    engine.load([(b"a", b"3")], 5)
+    with engine.write() as w:
+        w.put(b"b", b"1")
+    with pytest.raises(InvalidArgument, match="empty folder"):
+        engine.load([(b"a", b"4")], 9)
+    assert rows(engine) == {b"a": b"3", b"b": b"1"}
+
+
+def test_usage_follows_what_is_stored(engine: Engine) -> None:
+    empty = engine.usage()
+    with engine.write() as w:
+        for number in range(200):
+            w.put(b"%d" % number, bytes(5000))
+    full = engine.usage()
+    assert full.used > empty.used + 500_000
+    assert full.room > 0

@@ -14,7 +14,7 @@ from reedbed.catalog import extents, gather, recode_jobs, sparse, uploads
 from reedbed.catalog.extents import Offers
 from reedbed.catalog.gather import GAIN, SMALL, Group, Lots, RecodeLap, SparseLap, new_bytes
 from reedbed.catalog.records import ExtentRow, SliceRow
-from reedbed.common.ids import Id
+from reedbed.common.ids import SNAPSHOT, STREAM, Id, is_system
 from reedbed.common.limits import KIB, MIB
 from reedbed.ec.cut import extent_bytes
 from reedbed.ec.profiles import Profile, parse_profile
@@ -244,7 +244,11 @@ def test_the_fill_of_an_extent(k: int, m: int, data: st.DataObject) -> None:
     assert share <= sparse.fill(row) / 16 + 1e-9
     assert 1 <= sparse.fill(row) <= 16
     assert sparse.wasted(row) == stored - live * (k + m) // k
-    assert (sparse.place(row) is None) == (sparse.fill(row) > sparse.MOST)
+    assert (sparse.place(Id(bytes(16)), row) is None) == (sparse.fill(row) > sparse.MOST)
+    for owner in (STREAM, SNAPSHOT):
+        own = Id(bytes(6) + bytes([owner << 6]) + bytes(9))
+        assert is_system(own)
+        assert sparse.place(own, row) is None, "devices remember the copy by the ids of its extents"
 
 
 def test_the_queue_is_that_of_the_emptiest(world: World) -> None:

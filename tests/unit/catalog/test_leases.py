@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reedbed.catalog.leases import RESERVE_MS, ROW, Leases, read_term
+from reedbed.catalog.engine import Writer
+from reedbed.catalog.leases import (
+    BLOCK_STEP,
+    RESERVE_MS,
+    ROW,
+    TERM_STEP,
+    Leases,
+    begin_anew,
+    read_bound_ms,
+    read_horizon,
+    read_term,
+    start_above,
+    term_above,
+)
 from reedbed.catalog.memory import MemoryEngine
 from reedbed.catalog.uptime import Stretch, age_ms, aged, shortened
 from reedbed.common.clock import ManualClock
-from reedbed.common.errors import Corrupt, DiskFull, InvalidArgument
-from reedbed.common.ids import NO_ID, Id, IdBlock, id_time_ms
+from reedbed.common.errors import Corrupt, DiskFull, InvalidArgument, ResourceExhausted
+from reedbed.common.ids import (
+    CLIENTS,
+    NO_ID,
+    SNAPSHOT,
+    STREAM,
+    Id,
+    IdBlock,
+    after_block,
+    id_time_ms,
+    is_system,
+    owner_of,
+)
+
+T = TypeVar("T")
 
 LAG = 900.0
 
@@ -265,3 +292,135 @@ def test_shortening_only_makes_ages_smaller(pairs: list[tuple[int, int]], most: 
     for value in range(0, at + 2, 7):
         assert age_ms(short, value) <= age_ms(some, value)
     assert age_ms(short, -1) == age_ms(some, -1)
+
+
+async def test_blocks_of_the_catalogs_own_are_told_by_their_ids(direct: Any) -> None:
+    engine = MemoryEngine()
+    leases = Leases(engine, ManualClock())
+    transactor = direct(engine)
+    prefixes = [(await leases.lease(transactor, owner)).prefix for owner in (CLIENTS, STREAM, SNAPSHOT, CLIENTS)]
+    ids = [first_id(prefix) for prefix in prefixes]
+    assert [owner_of(id_) for id_ in ids] == [CLIENTS, STREAM, SNAPSHOT, CLIENTS]
+    assert [is_system(id_) for id_ in ids] == [False, True, True, False]
+    assert len({prefix[6:] for prefix in prefixes}) == 4
+    assert after_block(ids[0]) == prefixes[0] + b"\xff\xff\xff\xff"
+
+
+# Begun anew
+
+
+class Straight:
+    """A transactor that gives every function a transaction of its own, at once."""
+
+    def __init__(self, engine: MemoryEngine) -> None:
+        self._engine = engine
+
+    async def run(self, fn: Callable[[Writer], T], *, urgent: bool = False) -> T:
+        with self._engine.write(urgent=urgent) as writer:
+            return fn(writer)
+
+
+class Lost:
+    """A catalog that is lost, and goes on somewhere unseen; what it leased, and the terms that it took."""
+
+    def __init__(self) -> None:
+        self.engine, self.clock = MemoryEngine(), ManualClock()
+        self.terms: list[int] = []
+        self.prefixes: list[bytes] = []
+        self.start()
+
+    def start(self) -> None:
+        self.engine = self.engine.crash()
+        self.leases = Leases(self.engine, self.clock)
+        self.terms.append(self.leases.term())
+
+    async def lease(self, owner: int = CLIENTS) -> bytes:
+        self.prefixes.append((await self.leases.lease(Straight(self.engine), owner)).prefix)
+        return self.prefixes[-1]
+
+    async def step(self, what: str, seconds: float) -> None:
+        if what == "start":
+            self.start()
+        elif what == "lease":
+            await self.lease()
+        elif what == "jump":  # the machine's clock is set
+            self.clock.wall_now += (seconds - 30) * 10_000
+        else:
+            await run_for(self.leases, Straight(self.engine), self.clock, seconds * 10)
+
+
+steps = st.lists(st.tuples(st.sampled_from(["start", "lease", "jump", "run"]), st.integers(0, 60)), max_size=12)
+
+
+@settings(max_examples=100)
+@given(before=steps, after=steps, unseen=steps, wall=st.floats(-1e6, 1e6), chance=st.integers(0, 999))
+async def test_a_catalog_begun_anew_gives_nothing_that_the_lost_one_gave_or_will(
+    before: list[tuple[str, int]],
+    after: list[tuple[str, int]],
+    unseen: list[tuple[str, int]],
+    wall: float,
+    chance: int,
+) -> None:
+    """The copy is from between `before` and `after`; the devices saw what was leased up to the end of `after`."""
+    lost = Lost()
+    for what, seconds in before:
+        await lost.step(what, seconds)
+    copy = lost.engine.crash()
+    lost.start()
+    for what, seconds in after:
+        await lost.step(what, seconds)
+    known = [await lost.lease(), *lost.prefixes]
+    seen_terms = list(lost.terms)
+
+    term = term_above(seen_terms, chance)
+    seen_ms = [id_time_ms(first_id(prefix)) for prefix in known]
+    with copy.write(urgent=True) as writer:
+        start = start_above(int((lost.clock.wall() + wall) * 1000), [read_bound_ms(writer), *seen_ms])
+        low, high = begin_anew(writer, term, start)
+    new = Lost()
+    new.engine, new.clock.wall_now = copy, lost.clock.wall() + wall
+    new.terms.clear()
+    for _ in range(3):
+        new.start()
+        await new.lease()
+        await new.lease(STREAM)
+    for what, seconds in unseen:  # both go on
+        await lost.step(what, seconds)
+        await new.step(what, seconds)
+
+    assert not set(new.prefixes) & set(lost.prefixes)
+    assert not {prefix[6:] for prefix in new.prefixes} & {prefix[6:] for prefix in lost.prefixes}  # whatever the clocks
+    assert all(low <= high for low in (low, *(first_id(prefix) for prefix in known)))
+    assert all(first_id(prefix) >= high for prefix in new.prefixes)
+    assert new.leases.horizon() >= high  # nothing that was under way is committed any more
+    assert min(new.terms) > term > max(lost.terms)
+    assert not set(new.terms) & set(lost.terms)
+
+
+def test_beginnings_have_terms_and_blocks_far_apart() -> None:
+    engine, clock = MemoryEngine(), ManualClock()
+    first = Leases(engine, clock)
+    terms, blocks = [first.term()], [first._state.blocks]
+    for count in range(4):
+        with engine.write(urgent=True) as writer:
+            begin_anew(writer, term_above(terms, 999 - count), 1 << (42 + count))
+        again = Leases(engine, clock)
+        terms.append(again.term())
+        blocks.append(again._state.blocks)
+    assert all(high - low > TERM_STEP // 2 for low, high in pairwise(terms))
+    assert all(high - low > BLOCK_STEP // 2 for low, high in pairwise(blocks))
+    assert [term // TERM_STEP for term in terms] == list(range(5))
+
+
+def test_a_beginning_that_is_none_is_refused() -> None:
+    engine = MemoryEngine()
+    leases = Leases(engine, ManualClock())
+    good = start_above(0, [leases.bound_ms()])
+    for term, start in ((leases.term(), good), (5, good), (TERM_STEP, leases.bound_ms())):
+        with engine.write() as writer, pytest.raises(InvalidArgument, match="begun anew"):
+            begin_anew(writer, term, start)
+    with engine.write() as writer, pytest.raises(ResourceExhausted, match="too often"):
+        begin_anew(writer, 1024 * TERM_STEP, good)
+    with engine.read() as reader:
+        assert read_term(reader) == leases.term()
+        assert read_horizon(reader) == leases.horizon()

@@ -17,6 +17,7 @@ import pytest
 from reedbed.catalog.lmdb_engine import LmdbEngine
 from reedbed.common.checksums import crc32c, format_checksum
 from reedbed.common.errors import (
+    AlreadyExists,
     Corrupt,
     DiskFull,
     ForkedStore,
@@ -448,3 +449,95 @@ def test_small_commits_cost_little_disk(path: Path) -> None:
                 w.put(b"C" + number.to_bytes(16, "big"), os.urandom(30))
     engine.close()
     assert (path / "data.mdb").stat().st_size / count < 1024
+
+
+# A folder that fills
+
+
+def fill_up(engine: LmdbEngine, prefix: bytes) -> int:
+    """Stores rows until the catalog refuses them; how many it took."""
+    for count in range(20_000):
+        try:
+            with engine.write() as w:
+                w.put(prefix + b"%06d" % count, os.urandom(3000))
+        except DiskFull:
+            return count
+    raise AssertionError("it never fills")
+
+
+@pytest.mark.parametrize("by", ["capacity", "disk"])
+def test_a_full_catalog_refuses_writes_serves_reads_and_can_be_emptied(path: Path, by: str) -> None:
+    """The file never shrinks, so room must come back from within it."""
+    size, reserve = 16 * MIB, 4 * MIB
+
+    def left(folder: Path) -> int:
+        return size - (folder / "data.mdb").stat().st_size
+
+    engine = LmdbEngine(
+        path, cluster=CLUSTER, reserve=reserve, **{"free": left} if by == "disk" else {"capacity": size}
+    )
+    first = fill_up(engine, b"a")
+    assert engine.usage().room < 0
+    with engine.read() as r:
+        assert sum(1 for _ in r.scan(b"a", b"b")) == first
+    # deletes are taken, from the reserve, and their redo records are what has to go as well
+    for number in range(first):
+        with engine.write(urgent=True) as w:
+            assert w.delete(b"a%06d" % number)
+        if number % 100 == 0:
+            engine.trim_redo(engine.redo_position())
+    engine.trim_redo(engine.redo_position())
+    assert engine.usage().room > 4 * MIB
+    assert fill_up(engine, b"b") > first // 2
+    assert (path / "data.mdb").stat().st_size <= size
+    engine.close()
+
+
+def test_a_little_that_is_free_again_is_no_room(path: Path) -> None:
+    """Every transaction takes pages and gives others back."""
+    engine = LmdbEngine(path, cluster=CLUSTER, reserve=5 * MIB, free=lambda _: 5 * MIB - 1)
+    for number in range(50):
+        with engine.write(urgent=True) as w:
+            w.put(b"%d" % number, bytes(500))
+    with pytest.raises(DiskFull), engine.write() as w:
+        w.put(b"x", b"1")
+    engine.close()
+
+
+# A folder that is restored into
+
+
+def test_an_unfinished_restore_is_never_served_and_is_done_again_from_the_start(path: Path) -> None:
+    engine = LmdbEngine(path, cluster=CLUSTER, restoring=True)
+    engine.load([(b"half", b"1")], 7)
+    engine.close()
+    for cluster in (None, CLUSTER):
+        with pytest.raises(InvalidArgument, match="not restored to its end"):
+            LmdbEngine(path, cluster=cluster)
+    engine = LmdbEngine(path, cluster=CLUSTER, restoring=True)
+    assert engine.redo_position() == 0
+    with engine.read() as r:
+        assert list(r.scan(b"")) == []
+    engine.load([(b"whole", b"1")], 9)
+    engine.finish_restoring()
+    engine.close()
+    engine = LmdbEngine(path)
+    with engine.read() as r:
+        assert list(r.scan(b"")) == [(b"whole", b"1")]
+    assert (engine.cluster, engine.redo_position()) == (CLUSTER, 9)
+    engine.close()
+
+
+def test_nothing_is_restored_over_a_catalog_or_into_something_else(path: Path, tmp_path: Path) -> None:
+    fill(path, 3)
+    before = tree(path)
+    with pytest.raises(AlreadyExists, match="empty folder"):
+        LmdbEngine(path, cluster=CLUSTER, restoring=True)
+    assert {**tree(path), "serving.lock": b""} == {**before, "serving.lock": b""}
+    engine = LmdbEngine(path)
+    with pytest.raises(Unavailable, match="already served"):
+        LmdbEngine(path, cluster=CLUSTER, restoring=True)
+    engine.close()
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InvalidArgument, match="not a catalog"):
+        LmdbEngine(tmp_path, cluster=CLUSTER, restoring=True)

@@ -67,7 +67,7 @@ def access_of(service: Echo) -> StorageAccess:
         fetch,
         SystemClock(),
         random.Random(1),
-        LeasedIds(lease, SystemClock()),
+        LeasedIds(lease, SystemClock(), lambda: 0),
         service,
         lambda number: number == OWN.number,
     )
