@@ -1,0 +1,380 @@
+"""What happens to a simulated cluster: faults, and what operators do. A table that others may add to.
+
+An action is a coroutine function of the scene. It may leave something behind that it ends later by itself (`later`);
+`Scene.heal` ends everything. What destroys bytes asks `may_harm` first, so that never more devices are harmed, or away,
+than an extent's parity stands for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final
+
+from reedbed_sim.cluster import Machine, SimCluster, StorageMachine
+from reedbed_sim.loop import Process
+from reedbed_sim.network import Weather
+from reedbed_sim.watch import Watch
+
+from reedbed.client.store import AsyncStore
+from reedbed.common.errors import ReedbedError
+from reedbed.storaged.segments import FOLDER as SEGMENTS
+
+Act = Callable[["Scene"], Awaitable[None]]
+
+
+class Scene:
+    """The cluster as a scenario sees it."""
+
+    def __init__(self, cluster: SimCluster, watch: Watch, rng: Random, operator: AsyncStore) -> None:
+        self.cluster = cluster
+        self.watch = watch
+        self.rng = rng
+        self.operator = operator
+        self.clients: dict[str, Process] = {}
+        self.away: set[str] = set()  # folders of devices that were away, or harmed, since all was whole
+        self.leaving: set[int] = set()
+        self.parity = int(cluster.plan.profile.rpartition("-")[2])
+
+    def later(self, seconds: float, work: Callable[[], object]) -> None:
+        """In the world's own time, not that of any process."""
+        self.cluster.loop.call_later(seconds, work, context=self.cluster.loop.root.context)
+
+    def trace(self, line: str) -> None:
+        self.cluster.trace(line)
+
+    def machine(self) -> StorageMachine:
+        return self.rng.choice(self.cluster.storage)
+
+    def was_away(self, machine: Machine) -> None:
+        """Writes may have done without its devices."""
+        if isinstance(machine, StorageMachine):
+            self.away.update(machine.disks)
+
+    def may_harm(self, folder: str) -> bool:
+        """Whether the bytes of one more device may go; counts it."""
+        if len(self.away | {folder}) > self.parity:
+            return False
+        self.away.add(folder)
+        return True
+
+    def harmed(self, machine: StorageMachine, folder: str) -> None:
+        store = machine.stores.get(folder)
+        if store is not None:
+            self.watch.harmed.add(store.device)
+
+    def clear(self) -> None:
+        """Weather, partitions and pauses end; every process runs."""
+        cluster = self.cluster
+        cluster.network.weather = Weather()
+        cluster.network.heal()
+        cluster.catalog.engine.full = False
+        if cluster.catalog.engine.fail_syncs:
+            cluster.catalog.kill(cut=True)
+        for machine in cluster.machines:
+            machine.slow = 1.0
+            machine.resume()
+            if isinstance(machine, StorageMachine):
+                for name, disk in machine.disks.items():
+                    disk.capacity = cluster.plan.capacity
+                    disk.doom = None
+                    store = machine.stores.get(name)
+                    if disk.fail_syncs or (store is not None and store.failed):
+                        machine.kill()
+                        machine.replace_disk(name)
+                        self.trace(f"{name} gets a new disk")
+            machine.start()
+        for process in self.clients.values():
+            process.paused = False
+
+    async def operate(self, order: dict[str, Any]) -> None:
+        """An operator's order, which may be refused."""
+        try:
+            await self.operator.operate(order)
+        except ReedbedError as error:
+            self.trace(f"operator: {order} is refused: {type(error).__name__}")
+        else:
+            self.trace(f"operator: {order}")
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """`harms`: it destroys bytes; then it is not done while processes and the network are in a storm."""
+
+    name: str
+    weight: int
+    act: Act
+    harms: bool = False
+
+
+# Processes
+
+
+async def kill_storage(scene: Scene) -> None:
+    machine = scene.machine()
+    if machine.running:
+        scene.was_away(machine)
+        machine.kill(cut=scene.rng.random() < 0.5)
+        scene.cluster.restart_later(machine, scene.rng.choice((0.2, 2.0, 6.0, 20.0)))
+
+
+async def doom_storage(scene: Scene) -> None:
+    machine = scene.machine()
+    if machine.running:
+        scene.was_away(machine)
+        name = scene.rng.choice(list(machine.disks))
+        machine.doom(name, scene.rng.randrange(40), cut=scene.rng.random() < 0.7)
+
+
+async def kill_catalog(scene: Scene) -> None:
+    scene.cluster.catalog.kill(cut=True)
+    scene.cluster.restart_later(scene.cluster.catalog, scene.rng.choice((0.1, 1.0, 5.0)))
+
+
+async def doom_catalog(scene: Scene) -> None:
+    scene.cluster.catalog.doom = scene.rng.randrange(10)
+
+
+async def kill_everything(scene: Scene) -> None:
+    for machine in scene.cluster.machines:
+        scene.was_away(machine)
+        machine.kill(cut=True)
+        scene.cluster.restart_later(machine)
+
+
+async def pause_storage(scene: Scene) -> None:
+    machine = scene.machine()
+    scene.was_away(machine)
+    machine.pause()
+    scene.later(scene.rng.choice((0.3, 1.5, 5.0, 11.0, 25.0)), machine.resume)
+
+
+async def pause_catalog(scene: Scene) -> None:
+    machine = scene.cluster.catalog
+    machine.pause()
+    scene.later(scene.rng.choice((0.3, 2.0, 8.0, 40.0)), machine.resume)
+
+
+async def pause_client(scene: Scene) -> None:
+    name = scene.rng.choice(sorted(scene.clients))
+    process = scene.clients[name]
+    scene.trace(f"{name} is paused")
+    process.paused = True
+
+    def resume() -> None:
+        process.paused = False
+
+    scene.later(scene.rng.choice((0.5, 3.0, 12.0, 45.0)), resume)
+
+
+# Network
+
+
+async def bad_weather(scene: Scene) -> None:
+    rng = scene.rng
+    weather = Weather(
+        delay_s=rng.choice((0.001, 0.02, 0.3)),
+        slow=rng.choice((0.0, 0.05)),
+        cut=rng.choice((0.0, 0.003, 0.02)),
+        flip=rng.choice((0.0, 0.0, 0.003)),
+    )
+    scene.trace(f"weather: {weather}")
+    scene.away.update(folder for machine in scene.cluster.storage for folder in machine.disks)
+    scene.cluster.network.weather = weather
+
+
+async def good_weather(scene: Scene) -> None:
+    scene.trace("weather: good")
+    scene.cluster.network.weather = Weather()
+
+
+async def partition(scene: Scene) -> None:
+    """One machine, or client, is cut off from some others, in one direction or both."""
+    rng, network = scene.rng, scene.cluster.network
+    names = [machine.name for machine in scene.cluster.machines] + sorted(scene.clients)
+    victim = rng.choice(names)
+    others = [name for name in names if name != victim and rng.random() < rng.choice((0.3, 1.0))]
+    way = rng.choice(("to", "from", "both"))
+    for other in others:
+        if way != "from":
+            network.block(victim, other)
+        if way != "to":
+            network.block(other, victim)
+    for machine in scene.cluster.storage:
+        if machine.name == victim or machine.name in others:
+            scene.was_away(machine)
+    scene.trace(f"partition: {victim} {way} {others}")
+    scene.later(rng.choice((1.0, 5.0, 14.0, 30.0)), network.heal)
+
+
+async def cut_lanes(scene: Scene) -> None:
+    network = scene.cluster.network
+    for connection in list(network.connections):
+        if scene.rng.random() < 0.4:
+            connection.cut(lose=True)
+    scene.trace("lanes are cut")
+
+
+# Clocks
+
+
+async def jump_clock(scene: Scene) -> None:
+    machine = scene.rng.choice(scene.cluster.machines)
+    jump = scene.rng.choice((-86400.0, -3600.0, -30.0, 30.0, 3600.0, 86400.0 * 40))
+    scene.cluster.wall_ahead[machine.name] = scene.cluster.wall_ahead.get(machine.name, 0.0) + jump
+    if machine.process is not None:
+        machine.process.wall_ahead = scene.cluster.wall_ahead[machine.name]
+    scene.trace(f"the clock of {machine.name} jumps by {jump:g} s")
+
+
+# Disks
+
+
+async def slow_disk(scene: Scene) -> None:
+    machine = scene.rng.choice(scene.cluster.machines)
+    machine.slow = scene.rng.choice((10.0, 100.0, 600.0))
+    scene.trace(f"the disks of {machine.name} are {machine.slow:g} times slower")
+
+    def well() -> None:
+        machine.slow = 1.0
+
+    scene.later(scene.rng.uniform(1, 15), well)
+
+
+async def full_disk(scene: Scene) -> None:
+    machine = scene.machine()
+    name = scene.rng.choice(list(machine.disks))
+    disk = machine.disks[name]
+    scene.was_away(machine)
+    used = disk.capacity - disk.space().free
+    disk.capacity = max(1, used + scene.rng.choice((-100_000, 0, 50_000)))
+    scene.trace(f"{name} is full")
+
+    def empty() -> None:
+        machine.disks[name].capacity = scene.cluster.plan.capacity
+
+    scene.later(scene.rng.uniform(2, 20), empty)
+
+
+async def full_catalog(scene: Scene) -> None:
+    scene.cluster.catalog.engine.full = True
+    scene.trace("the catalog's disk is full")
+
+    def empty() -> None:
+        scene.cluster.catalog.engine.full = False
+
+    scene.later(scene.rng.uniform(1, 10), empty)
+
+
+async def fail_catalog_sync(scene: Scene) -> None:
+    scene.cluster.catalog.engine.fail_syncs = True
+    scene.trace("the catalog's syncs fail")
+
+    def again() -> None:
+        if scene.cluster.catalog.engine.fail_syncs:
+            scene.cluster.catalog.kill(cut=True)
+            scene.cluster.restart_later(scene.cluster.catalog, 0.5)
+
+    scene.later(scene.rng.uniform(0.5, 6), again)
+
+
+async def fail_sync(scene: Scene) -> None:
+    machine = scene.machine()
+    name = scene.rng.choice(list(machine.disks))
+    if scene.may_harm(name):
+        scene.harmed(machine, name)
+        machine.disks[name].fail_syncs = True
+        scene.trace(f"syncs of {name} fail")
+
+
+async def lose_disk(scene: Scene) -> None:
+    machine = scene.machine()
+    name = scene.rng.choice(list(machine.disks))
+    if not scene.may_harm(name):
+        return
+    scene.harmed(machine, name)
+    for folder in machine.disks:
+        scene.away.add(folder)
+    machine.kill()
+    machine.replace_disk(name)
+    scene.trace(f"{name} is lost")
+    scene.cluster.restart_later(machine)
+
+
+async def rot(scene: Scene) -> None:
+    machine = scene.machine()
+    name = scene.rng.choice(list(machine.disks))
+    disk = machine.disks[name]
+    files = [one for one in disk.all_names() if one.startswith(SEGMENTS + "/") and len(disk.content(one)) > 200]
+    if not files or not scene.may_harm(name):
+        return
+    scene.harmed(machine, name)
+    for _ in range(scene.rng.randint(1, 12)):
+        file = scene.rng.choice(files)
+        disk.rot(file, scene.rng.randrange(len(disk.content(file))), 1 << scene.rng.randrange(8))
+    scene.trace(f"bits of {name} rot")
+
+
+# Operators
+
+
+async def scrub(scene: Scene) -> None:
+    machine = scene.machine()
+    for store in machine.stores.values():
+        if machine.running and not store._closed:
+            store.scrubber().ask()
+    scene.trace(f"operator: scrub {machine.name}")
+
+
+async def drain(scene: Scene) -> None:
+    machine = scene.machine()
+    if not machine.numbers or scene.leaving:
+        return
+    number = scene.rng.choice(list(machine.numbers))
+    scene.leaving.add(number)
+    await scene.operate({"do": "drain", "device": number})
+
+
+async def undrain(scene: Scene) -> None:
+    for number in sorted(scene.leaving):
+        await scene.operate({"do": "undrain", "device": number})
+    scene.leaving.clear()
+
+
+async def rates(scene: Scene) -> None:
+    order = {"do": "rates", "floor": 1 << scene.rng.randint(16, 22), "ceiling": 1 << scene.rng.randint(22, 28)}
+    await scene.operate(order)
+
+
+ACTIONS: Final = (
+    Action("kill_storage", 10, kill_storage),
+    Action("doom_storage", 10, doom_storage),
+    Action("kill_catalog", 5, kill_catalog),
+    Action("doom_catalog", 6, doom_catalog),
+    Action("kill_everything", 2, kill_everything),
+    Action("pause_storage", 7, pause_storage),
+    Action("pause_catalog", 3, pause_catalog),
+    Action("pause_client", 4, pause_client),
+    Action("bad_weather", 7, bad_weather),
+    Action("good_weather", 5, good_weather),
+    Action("partition", 8, partition),
+    Action("cut_lanes", 4, cut_lanes),
+    Action("jump_clock", 4, jump_clock),
+    Action("slow_disk", 4, slow_disk),
+    Action("full_disk", 4, full_disk),
+    Action("full_catalog", 2, full_catalog),
+    Action("fail_catalog_sync", 2, fail_catalog_sync),
+    Action("fail_sync", 4, fail_sync, harms=True),
+    Action("lose_disk", 5, lose_disk, harms=True),
+    Action("rot", 8, rot, harms=True),
+    Action("scrub", 2, scrub),
+    Action("drain", 3, drain),
+    Action("undrain", 2, undrain),
+    Action("rates", 1, rates),
+)
+
+
+async def settle(seconds: float) -> None:
+    await asyncio.sleep(seconds)
