@@ -7,11 +7,13 @@ Invariants:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from reedbed.catalog import edit, lacks, mending
+from reedbed.catalog.carry_on import carried_on
 from reedbed.catalog.drains import find_device, plan_drain, read_leaving, write_leaving
 from reedbed.catalog.edit import editing
 from reedbed.catalog.engine import Engine, Reader, Writer
@@ -61,6 +63,7 @@ class Keeping:
         self._board = TaskBoard()
         self._progress = Progress()
         self._stuck = 0
+        self._under_way: set[asyncio.Future[Any]] = set()
         self._moved: dict[int, int] = {}  # PGs with sources, and the id clock when they were first seen so
         self._seen: ClusterMap | None = None
         self._settled: ClusterMap | None = None  # a map in which no position has to move
@@ -181,7 +184,11 @@ class Keeping:
         """Set what is not 0, durably. InvalidArgument."""
         if floor < 0 or ceiling < 0:
             raise InvalidArgument("rates are not below 0")
-        self._rates = await self._transactor.run(lambda writer: write_rates(writer, floor, ceiling))
+
+        async def carry_out() -> None:
+            self._rates = await self._transactor.run(lambda writer: write_rates(writer, floor, ceiling))
+
+        await carried_on(carry_out(), self._under_way)
         return self._rates
 
     async def drain(self, device: int, *, plan: bool) -> dict[str, object]:
@@ -202,9 +209,12 @@ class Keeping:
         return {"device": device}
 
     async def _set_leaving(self, leaving: frozenset[int]) -> None:
-        await self._transactor.run(lambda writer: write_leaving(writer, leaving), urgent=True)
-        self._leaving = leaving
-        self._settled = None
+        async def carry_out() -> None:
+            await self._transactor.run(lambda writer: write_leaving(writer, leaving), urgent=True)
+            self._leaving = leaving
+            self._settled = None
+
+        await carried_on(carry_out(), self._under_way)
 
     def status(self) -> dict[str, object]:
         """How safe the data is, and how the work goes; sizes in bytes, times in seconds."""

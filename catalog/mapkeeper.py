@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from reedbed.catalog.carry_on import carried_on
 from reedbed.catalog.engine import Engine, Writer
 from reedbed.catalog.leases import Transactor
 from reedbed.catalog.mapstate import (
@@ -70,7 +72,7 @@ class MapKeeper:
         self._history = MapHistory()
         self._transactor = transactor
         self._changing = asyncio.Lock()
-        self._under_way: set[asyncio.Future[ClusterMap]] = set()
+        self._under_way: set[asyncio.Future[Any]] = set()
 
     @property
     def map(self) -> ClusterMap:
@@ -93,11 +95,7 @@ class MapKeeper:
         `also` writes what belongs to the change, in its transaction, which there is only if something changes. Errors
         of `decide` and of the engine come through and leave the map as it was.
         """
-        # A caller that gives up must not leave a change half taken over: it goes on by itself
-        change = asyncio.ensure_future(self._change(decide, also))
-        self._under_way.add(change)
-        change.add_done_callback(self._under_way.discard)
-        return await asyncio.shield(change)
+        return await carried_on(self._change(decide, also), self._under_way)
 
     async def _change(
         self, decide: Callable[[ClusterMap, Counters], Changed], also: Callable[[Writer], None] | None
