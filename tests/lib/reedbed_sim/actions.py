@@ -7,20 +7,19 @@ than an extent's parity stands for.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-from reedbed_sim.cluster import Machine, SimCluster, StorageMachine
-from reedbed_sim.loop import Process
-from reedbed_sim.network import Weather
-from reedbed_sim.watch import Watch
-
 from reedbed.client.store import AsyncStore
 from reedbed.common.errors import ReedbedError
 from reedbed.storaged.segments import FOLDER as SEGMENTS
+from reedbed_sim.cluster import Machine, SimCluster, StorageMachine
+from reedbed_sim.loop import Process
+from reedbed_sim.network import Weather
+from reedbed_sim.scale import LAG_S
+from reedbed_sim.watch import Watch
 
 Act = Callable[["Scene"], Awaitable[None]]
 
@@ -34,6 +33,7 @@ class Scene:
         self.rng = rng
         self.operator = operator
         self.clients: dict[str, Process] = {}
+        self.new_client: Callable[[str], None] = lambda name: None
         self.away: set[str] = set()  # folders of devices that were away, or harmed, since all was whole
         self.leaving: set[int] = set()
         self.parity = int(cluster.plan.profile.rpartition("-")[2])
@@ -167,6 +167,34 @@ async def pause_client(scene: Scene) -> None:
         process.paused = False
 
     scene.later(scene.rng.choice((0.5, 3.0, 12.0, 45.0)), resume)
+
+
+async def kill_client(scene: Scene) -> None:
+    """What it had under way may have been done or not; another one takes its place."""
+    name = scene.rng.choice(sorted(scene.clients))
+    scene.trace(f"{name} is killed")
+    process = scene.clients[name]
+    process.kill()
+    scene.cluster.network.died(process)
+    scene.cluster.loop.forget(process)
+    scene.cluster.buried.append(process)
+    scene.new_client(name)
+
+
+async def strand_client(scene: Scene) -> None:
+    """A client is stopped for longer than the horizon lags, and finds its lanes cut: what it repeats is old by then."""
+    name = scene.rng.choice(sorted(scene.clients))
+    process = scene.clients[name]
+    scene.trace(f"{name} is stranded")
+    process.paused = True
+
+    def resume() -> None:
+        process.paused = False
+
+    for connection in list(scene.cluster.network.connections):
+        if connection.client is process:
+            connection.cut(lose=True)
+    scene.later(LAG_S * scene.rng.uniform(1.1, 1.8), resume)
 
 
 # Network
@@ -357,6 +385,8 @@ ACTIONS: Final = (
     Action("pause_storage", 7, pause_storage),
     Action("pause_catalog", 3, pause_catalog),
     Action("pause_client", 4, pause_client),
+    Action("kill_client", 4, kill_client),
+    Action("strand_client", 4, strand_client),
     Action("bad_weather", 7, bad_weather),
     Action("good_weather", 5, good_weather),
     Action("partition", 8, partition),
@@ -374,7 +404,3 @@ ACTIONS: Final = (
     Action("undrain", 2, undrain),
     Action("rates", 1, rates),
 )
-
-
-async def settle(seconds: float) -> None:
-    await asyncio.sleep(seconds)

@@ -13,11 +13,6 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from reedbed_sim.disk import SimDisk
-from reedbed_sim.loop import Gone, Process, SimExecutor, SimLoop, SimRunner
-from reedbed_sim.network import SimConnector, SimNetwork, SimServer
-from reedbed_sim.scale import LAG_S
-
 from reedbed.catalog.catalogd import Catalog
 from reedbed.catalog.config import CatalogdSettings
 from reedbed.catalog.leases import Leases
@@ -35,6 +30,10 @@ from reedbed.storaged.service import MEMORY
 from reedbed.storaged.settings import StoragedSettings
 from reedbed.storaged.store import ShardStore
 from reedbed.transport.lane import Service
+from reedbed_sim.disk import SimDisk
+from reedbed_sim.loop import Gone, Process, SimExecutor, SimLoop, SimRunner
+from reedbed_sim.network import SimConnector, SimNetwork, SimServer
+from reedbed_sim.scale import LAG_S
 
 CATALOG: Final = "catalog"
 ENDPOINT: Final = "catalog:7300"

@@ -21,6 +21,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor, Future
 from random import Random
 from typing import Any, Final
+from unittest.mock import patch
 
 from reedbed.common.runner import WHEN_WOKEN, Running, Step
 
@@ -49,6 +50,7 @@ class Process:
         self.offset = loop.rng.uniform(0, 1e5)  # of its monotonic clock
         self.wall_ahead = 0.0  # of its wall clock, changed by jumps
         self.kept: list[object] = []  # so that nothing of a dead process is finalized
+        self.steps: list[_SimRunning] = []  # what its runners run
         self.context = contextvars.copy_context()
         self.context.run(CURRENT.set, self)
 
@@ -61,12 +63,15 @@ class Process:
     def kill(self) -> None:
         """It runs no further; what it has under way stays as it is."""
         self.dead = True
+        self.kept += self.ready
         self.ready.clear()
 
     def start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Runs it within this process."""
         # a copy, since the context may be in use: what ends a process may be called within it
-        return self.context.copy().run(self.loop.create_task, work, name=name)
+        task: asyncio.Task[Any] = self.context.copy().run(self.loop.create_task, work, name=name)
+        self.kept.append(task)
+        return task
 
 
 class SimFuture(asyncio.Future[Any]):
@@ -83,7 +88,9 @@ class SimFuture(asyncio.Future[Any]):
 class SimTask(asyncio.Task[Any]):
     """A task that hashes by its number."""
 
-    def __init__(self, number: int, work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop, **how: Any) -> None:
+    def __init__(
+        self, number: int, work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop, **how: Any
+    ) -> None:
         # before anything else, since the set of all tasks asks for it at once
         self._number = number
         super().__init__(work, loop=loop, **how)
@@ -270,6 +277,7 @@ class _SimRunning:
         self._in_step = False
         self._again = False
         self.alive = True
+        process.steps.append(self)
         self._later(after)
 
     def wake(self) -> None:
@@ -289,6 +297,11 @@ class _SimRunning:
                 return
             self._call()
         raise AssertionError(f"{self._name} does not end")
+
+    def help(self) -> None:
+        """Somebody of the process waits, blocked: this goes on meanwhile, unless it is what waits."""
+        if self.alive and not self._in_step:
+            self._call()
 
     def _later(self, pause: float) -> None:
         if pause != WHEN_WOKEN:
@@ -324,11 +337,20 @@ class _SimRunning:
 
 
 @contextlib.contextmanager
-def running(rng: Random) -> Iterator[SimLoop]:
-    """A loop that is the thread's within the context. What is left at its end is dropped without a word."""
-    loop = SimLoop(rng)
-    asyncio.set_event_loop(loop)
-    try:
-        yield loop
-    finally:
-        asyncio.set_event_loop(None)
+def blocking() -> Iterator[None]:
+    """Within the context a wait for another thread's future lets the steps of the process go on, as threads would."""
+    plain = Future.result
+
+    def result(future: Future[Any], timeout: float | None = None) -> Any:
+        loop = asyncio.get_running_loop() if not future.done() else None
+        if isinstance(loop, SimLoop):
+            for _ in range(1000):
+                if future.done():
+                    break
+                for step in list(current(loop).steps):
+                    step.help()
+            assert future.done(), "a thread waits for what does not come"
+        return plain(future, timeout)
+
+    with patch.object(Future, "result", result):
+        yield

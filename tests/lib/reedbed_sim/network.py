@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-from reedbed_sim.loop import Process, SimLoop, current
-
 from reedbed.common.checksums import Buffer
 from reedbed.common.clock import Deadline
 from reedbed.common.errors import DeadlineExceeded, ReedbedError, Unavailable
@@ -24,6 +22,7 @@ from reedbed.transport.ends import MuxLane, ServerEnd
 from reedbed.transport.greeting import check_hello
 from reedbed.transport.lane import Hello, Service
 from reedbed.transport.mux_server import Budget
+from reedbed_sim.loop import Process, SimLoop, current
 
 AHEAD: Final = 8  # messages of a direction under way before a writer waits
 
@@ -245,7 +244,9 @@ class SimNetwork:
         client = current(self._loop)
         host = address.rpartition(":")[0]
         answer: asyncio.Future[tuple[Hello, Connection] | None] = self._loop.create_future()
-        self._loop.call_later(self._delay(), self._accept, client, host, address, answer, context=self._loop.root.context)
+        self._loop.call_later(
+            self._delay(), self._accept, client, host, address, answer, context=self._loop.root.context
+        )
         try:
             found = await asyncio.wait_for(answer, deadline.left())
         except TimeoutError:

@@ -7,18 +7,23 @@ import json
 import logging
 import os
 import select
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from reedbed_sim.planted import planted
 from reedbed_sim.scenario import run_seed
 
+CPU_MAX_S: Final = 60.0
 
-def run_seeds(first: int, count: int, at_once: int = 1, plant: str = "", seconds: float = 0.0) -> Iterator[dict[str, Any]]:
+
+def run_seeds(
+    first: int, count: int, at_once: int = 1, plant: str = "", seconds: float = 0.0
+) -> Iterator[dict[str, Any]]:
     """The results of so many seeds, as they end; with `seconds` none is begun after that time, and `count` is 0 for
     no other bound."""
     if os.environ.get("PYTHONHASHSEED") != "0":
@@ -45,7 +50,12 @@ def run_seeds(first: int, count: int, at_once: int = 1, plant: str = "", seconds
             del running[pipe]
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             if status:
-                yield {"seed": number, "problems": [f"the simulation ended with code {status}"], "trace": [], "counts": {}}
+                yield {
+                    "seed": number,
+                    "problems": [f"the simulation ended with code {status}"],
+                    "trace": [],
+                    "counts": {},
+                }
             else:
                 yield json.loads(b"".join(pieces))
 
@@ -63,6 +73,7 @@ def _fork(seed: int, plant: str) -> tuple[int, int]:
         os.close(reading)
         logging.getLogger("reedbed").setLevel(os.environ.get("REEDBED_SIM_LOG", "CRITICAL"))
         used = time.process_time()
+        signal.setitimer(signal.ITIMER_PROF, CPU_MAX_S)  # a seed that does not end fails
         with planted(plant):
             result = asdict(run_seed(seed))
         result["cpu_s"] = round(time.process_time() - used, 3)

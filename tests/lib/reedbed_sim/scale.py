@@ -5,12 +5,12 @@ Nothing here changes what is done, only from which size or time on.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 from unittest.mock import patch
 
-from reedbed.catalog import catalogd, placement
+from reedbed.catalog import catalogd, placement, sweep
 from reedbed.client import many, packer, put
 from reedbed.common.clock import SystemClock
 from reedbed.ec import cut
@@ -20,6 +20,7 @@ PACK_MAX: Final = 24 * 1024  # larger objects get extents of their own
 SMALL_SHARD: Final = 8 * 1024
 PGS_PER_DEVICE: Final = 4
 REGISTER_AFTER_S: Final = 3.0
+UPLOAD_IDLE_S: Final = 60.0
 LAG_S: Final = 30.0  # of the horizon; its relation to the one before is that of the product
 
 assert REGISTER_AFTER_S * 4 < LAG_S
@@ -47,6 +48,7 @@ def small_world() -> Iterator[None]:
             put_in(module, "PACK_MAX", PACK_MAX)
         put_in(put.Putter.__init__, "__defaults__", (REGISTER_AFTER_S,))
         put_in(catalogd, "SWEEP_S", 2.0)
+        put_in(sweep, "UPLOAD_IDLE_S", UPLOAD_IDLE_S)
         put_in(SystemClock, "monotonic", _no_clock)
         put_in(SystemClock, "wall", _no_clock)
         yield

@@ -16,21 +16,25 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
+from reedbed.client.store import AsyncStore
+from reedbed.common.errors import ReedbedError
+from reedbed.protos.types import ObjectInfo
 from reedbed_sim.actions import ACTIONS, Action, Scene
 from reedbed_sim.checks import Final as FinalState
 from reedbed_sim.checks import check_all
 from reedbed_sim.cluster import Plan, SimCluster
 from reedbed_sim.history import Entry, History, digest
-from reedbed_sim.loop import SimLoop
+from reedbed_sim.loop import SimLoop, blocking
 from reedbed_sim.scale import LAG_S, small_world
 from reedbed_sim.watch import Watch
 from reedbed_sim.workload import KEPT, KEYS, PLAIN, Driver, Follower, read_log, read_whole
 
-from reedbed.client.store import AsyncStore
-from reedbed.common.errors import ReedbedError
-from reedbed.protos.types import ObjectInfo
-
+LOOK_S: Final = 2.0
 WHOLE_S: Final = 240.0  # within which everything is whole once all faults are gone
+
+
+class Found(Exception):
+    """Something is wrong already: the run need not go on."""
 
 
 @dataclass(slots=True)
@@ -53,13 +57,14 @@ def plan_of(rng: Random) -> Plan:
         profile=profile,
         devices=devices,
         machines=rng.choice((devices, max(positions // 2 + 1, devices // 2))),
-        clients=rng.randint(2, 4),
+        clients=rng.randint(2, 3),
         scrub_s=rng.choice((8.0, 20.0, 60.0)),
-        timeout=rng.choice((6.0, 12.0, 25.0)),
+        timeout=rng.choice((3.0, 8.0, 25.0, 90.0)),
+        grace_s=rng.choice((0.5, 3.0)),
     )
 
 
-def run_seed(seed: int, actions: Sequence[Action] = ACTIONS, rounds: int = 3) -> Result:
+def run_seed(seed: int, actions: Sequence[Action] = ACTIONS, rounds: int = 2) -> Result:
     """Runs one seed in this thread. What a dead process had under way is never finalized: best run in a child."""
     rng = Random(seed)
     loop = SimLoop(rng)
@@ -68,9 +73,11 @@ def run_seed(seed: int, actions: Sequence[Action] = ACTIONS, rounds: int = 3) ->
     cluster = SimCluster(loop, rng, plan_of(rng))
     run = _Run(cluster, actions, rounds)
     problems: list[str] = []
-    with small_world():
+    with small_world(), blocking():
         try:
             loop.run_until_complete(run.run())
+        except Found:
+            pass
         except BaseException as error:  # noqa: BLE001 - told with the trace
             problems.append("".join(traceback.format_exception(error)))
         problems += run.problems()
@@ -121,12 +128,8 @@ class _Run:
         follower = Follower(follower_store)
         followed.start(follower.run(), "follower")
         for at in range(cluster.plan.clients):
-            name = f"c{at + 1}"
-            process, store = cluster.client(name)
-            driver = Driver(name, store, self.history, Random(rng.getrandbits(64)), cluster.loop.time)
-            scene.clients[name] = process
-            self._drivers.append(driver)
-            process.start(driver.run(), name)
+            self._new_client(scene, f"c{at + 1}")
+        scene.new_client = lambda name: self._new_client(scene, name)
         for _ in range(self._rounds):
             await self._round(scene)
         for driver in self._drivers:
@@ -148,6 +151,16 @@ class _Run:
         self._found += check_all(self.history, follower.seen, log, final)
         cluster.trace(f"counts: {self.counts()}")
 
+    def _new_client(self, scene: Scene, name: str) -> None:
+        rng = self.cluster.rng
+        process, store = self.cluster.client(name)
+        pause_s = rng.choice((0.3, 1.0, 2.0))
+        now = self.cluster.loop.time
+        driver = Driver(name, store, self.history, Random(rng.getrandbits(64)), now, pause_s=pause_s)
+        scene.clients[name] = process
+        self._drivers.append(driver)
+        process.start(driver.run(), name)
+
     async def _round(self, scene: Scene) -> None:
         cluster, rng = self.cluster, self.cluster.rng
         loss = rng.random() < 0.4
@@ -158,20 +171,26 @@ class _Run:
             if whole:
                 cluster.trace(f"not whole yet: {whole}")
             actions = [one for one in actions if one.harms or rng.random() < 0.3]
-        for _ in range(rng.randint(3, 9)):
+        for driver in self._drivers:
+            driver.slowness = 1.0
+        for _ in range(rng.randint(4, 12)):
             action = rng.choices(actions, [one.weight for one in actions])[0]
             await action.act(scene)
-            await self._wait(rng.choice((0.2, 1.0, 3.0, 8.0)) * (0.5 + rng.random()))
-        await self._wait(rng.choice((0.0, 5.0, 15.0)))
+            await self._wait(rng.choice((0.05, 0.5, 2.0, 5.0)) * (0.5 + rng.random()))
+        await self._wait(rng.choice((0.0, 4.0, 12.0)))
+        for driver in self._drivers:
+            driver.slowness = 5.0
         scene.clear()
-        await self._wait(rng.choice((0.5, 5.0, 12.0)))
+        await self._wait(rng.choice((0.2, 3.0)))
 
     async def _wait(self, seconds: float) -> None:
         """Passes time, looking now and then."""
         until = self.cluster.loop.time() + seconds
         while (left := until - self.cluster.loop.time()) > 0:
-            await asyncio.sleep(min(left, 1.0))
+            await asyncio.sleep(min(left, LOOK_S))
             self._watch.look()
+            if self.problems():
+                raise Found
 
     async def _become_whole(self, scene: Scene, seconds: float) -> str:
         """Waits until nothing is left to do; what is after so many seconds."""
@@ -182,7 +201,7 @@ class _Run:
             await self._wait(1.0)
             left = self._watch.unfinished() or ("" if self._all_run() else "processes that do not run")
             calm = 0 if left.strip() else calm + 1
-            if calm >= 3:
+            if calm >= 2:
                 scene.away.clear()
                 self.cluster.trace("all is whole")
                 return ""

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from reedbed_sim.cluster import SimCluster, StorageMachine
-
 from reedbed.catalog import audit, comparing, extents, lacks, mending
 from reedbed.catalog.engine import Reader
 from reedbed.catalog.leases import ROW, _State
@@ -24,6 +22,7 @@ from reedbed.protos.types import ClusterMap
 from reedbed.storaged.calls import Removal, RemoveOrder
 from reedbed.storaged.entries import LIVE, shard_key
 from reedbed.storaged.store import ShardStore
+from reedbed_sim.cluster import SimCluster, StorageMachine
 
 
 class Watch:

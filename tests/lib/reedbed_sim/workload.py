@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-from reedbed_sim.history import Entry, History, Op, Ranged
-
 from reedbed.client.arguments import clip, key_bytes
 from reedbed.client.catalog import Target
 from reedbed.client.store import AsyncStore
@@ -21,6 +19,7 @@ from reedbed.common.errors import Corrupt, DataLoss, NotFound, PreconditionFaile
 from reedbed.common.ids import format_id
 from reedbed.protos import catalog_pb2, methods
 from reedbed.protos.types import ObjectInfo, etag_of
+from reedbed_sim.history import Entry, History, Op, Ranged
 
 PLAIN: Final = "plain"
 KEPT: Final = "kept"  # keeps versions
@@ -58,6 +57,7 @@ class Driver:
         self._sizes = sizes or Sizes()
         self._pause_s = pause_s
         self._known: dict[tuple[str, str], list[str]] = {}  # versions that this client has seen
+        self.slowness = 1.0
         self.stopping = False
 
     async def run(self) -> None:
@@ -78,7 +78,7 @@ class Driver:
         kinds, weights = [action for action, _ in actions], [weight for _, weight in actions]
         while not self.stopping:
             await self._rng.choices(kinds, weights)[0]()
-            await asyncio.sleep(self._rng.random() * self._pause_s)
+            await asyncio.sleep(self._rng.random() * self._pause_s * self.slowness)
 
     # What is asked for
 
@@ -130,9 +130,7 @@ class Driver:
         bucket = self._rng.choice((PLAIN, KEPT))
         keys = self._rng.sample(KEYS[bucket], self._rng.randint(1, len(KEYS[bucket])))
         blobs = {key: self._content() for key in keys}
-        ops = {
-            key: self._begin("put", bucket, key, content=self._history.stores(blob)) for key, blob in blobs.items()
-        }
+        ops = {key: self._begin("put", bucket, key, content=self._history.stores(blob)) for key, blob in blobs.items()}
         try:
             results = await self._store.put_many(bucket, blobs)
         except ReedbedError as error:
