@@ -7,17 +7,23 @@ than an extent's parity stands for.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
+from reedbed.catalog import mending
+from reedbed.catalog.records import MarkRow
 from reedbed.client.store import AsyncStore
 from reedbed.common.errors import ReedbedError
+from reedbed.protos import methods
+from reedbed.protos.types import ClusterMap, Device, PlacementGroup, Position
 from reedbed.storaged.segments import FOLDER as SEGMENTS
-from reedbed_sim.cluster import Machine, SimCluster, StorageMachine
+from reedbed_sim.cluster import CATALOG, Machine, SimCluster, StorageMachine
 from reedbed_sim.loop import Process
-from reedbed_sim.network import Weather
+from reedbed_sim.network import Connection, Weather
 from reedbed_sim.scale import LAG_S
 from reedbed_sim.watch import Watch
 
@@ -34,8 +40,10 @@ class Scene:
         self.operator = operator
         self.clients: dict[str, Process] = {}
         self.new_client: Callable[[str], None] = lambda name: None
+        self.read_everything: Callable[[], None] = lambda: None
         self.away: set[str] = set()  # folders of devices that were away, or harmed, since all was whole
         self.leaving: set[int] = set()
+        self._running: list[asyncio.Task[None]] = []
         self.parity = int(cluster.plan.profile.rpartition("-")[2])
 
     def later(self, seconds: float, work: Callable[[], object]) -> None:
@@ -88,6 +96,19 @@ class Scene:
             machine.start()
         for process in self.clients.values():
             process.paused = False
+
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Something that goes on beside the actions that follow."""
+        self._running.append(asyncio.get_running_loop().create_task(work))
+
+    async def finished(self) -> None:
+        """What goes on in the background is at its end."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=200.0)
+        for task in self._running:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+            task.cancel()
 
     async def operate(self, order: dict[str, Any]) -> None:
         """An operator's order, which may be refused."""
@@ -181,20 +202,35 @@ async def kill_client(scene: Scene) -> None:
     scene.new_client(name)
 
 
+async def lose_answer(scene: Scene) -> None:
+    """The answer to a client's next commit is lost with its lane."""
+    _trap_commit(scene, lambda process: None)
+
+
 async def strand_client(scene: Scene) -> None:
-    """A client is stopped for longer than the horizon lags, and finds its lanes cut: what it repeats is old by then."""
-    name = scene.rng.choice(sorted(scene.clients))
-    process = scene.clients[name]
-    scene.trace(f"{name} is stranded")
-    process.paused = True
+    """The same, and the client is stopped for longer than the horizon lags: what it repeats then is too old."""
 
-    def resume() -> None:
-        process.paused = False
+    def stop(process: Process) -> None:
+        process.paused = True
+        scene.trace(f"{process.name} is stranded")
 
-    for connection in list(scene.cluster.network.connections):
-        if connection.client is process:
-            connection.cut(lose=True)
-    scene.later(LAG_S * scene.rng.uniform(1.1, 1.8), resume)
+        def resume() -> None:
+            process.paused = False
+
+        scene.later(LAG_S * scene.rng.uniform(1.1, 1.8), resume)
+
+    _trap_commit(scene, stop)
+
+
+def _trap_commit(scene: Scene, then: Callable[[Process], None]) -> None:
+    def trap(connection: Connection, message: bytes) -> bool:
+        if connection.client.name not in scene.clients or methods.COMMIT.encode() not in message:
+            return False
+        scene.trace(f"the answer to a commit of {connection.client.name} is lost")
+        scene.later(0.0, lambda: then(connection.client))
+        return True
+
+    scene.cluster.network.trap = trap
 
 
 # Network
@@ -206,7 +242,7 @@ async def bad_weather(scene: Scene) -> None:
         delay_s=rng.choice((0.001, 0.02, 0.3)),
         slow=rng.choice((0.0, 0.05)),
         cut=rng.choice((0.0, 0.003, 0.02)),
-        flip=rng.choice((0.0, 0.0, 0.003)),
+        flip=rng.choice((0.0, 0.0, 0.003, 0.05)),
     )
     scene.trace(f"weather: {weather}")
     scene.away.update(folder for machine in scene.cluster.storage for folder in machine.disks)
@@ -339,10 +375,15 @@ async def rot(scene: Scene) -> None:
     if not files or not scene.may_harm(name):
         return
     scene.harmed(machine, name)
-    for _ in range(scene.rng.randint(1, 12)):
+    for _ in range(scene.rng.choice((1, 10, 300))):
         file = scene.rng.choice(files)
         disk.rot(file, scene.rng.randrange(len(disk.content(file))), 1 << scene.rng.randrange(8))
     scene.trace(f"bits of {name} rot")
+
+
+async def read_everything(scene: Scene) -> None:
+    """A client reads all that there is, while it is as it is."""
+    scene.read_everything()
 
 
 # Operators
@@ -371,6 +412,100 @@ async def undrain(scene: Scene) -> None:
     scene.leaving.clear()
 
 
+async def there_and_back(scene: Scene) -> None:
+    """A position moves to another device, its source is released and cleared, and it moves back; then an order of the
+    meantime comes late."""
+
+    async def move() -> None:
+        catalog = scene.cluster.catalog.catalog
+        pgs = sorted(catalog.cluster.map.pgs.values(), key=lambda pg: pg.id) if catalog else []
+        named = [pg for pg in pgs if not any(place.source for place in pg.positions)]
+        if not named:
+            return
+        pg_id = scene.rng.choice(named).id
+        at = scene.rng.randrange(len(named[0].positions))
+        first = await _shift(scene, pg_id, at, 0)
+        if not first or not await _released(scene, pg_id):
+            return
+        await asyncio.sleep(scene.cluster.plan.scrub_s + 5.0)  # a comparison finds what is surplus there
+        if await _shift(scene, pg_id, at, first):
+            await asyncio.sleep(6.0)
+            scene.watch.deliver_late()
+
+    scene.background(move())
+
+
+async def _shift(scene: Scene, pg_id: int, at: int, wanted: int) -> int:
+    """Moves a position, as a rebalance does; the device that it moves from, 0 if that cannot be now."""
+    machine = scene.cluster.catalog
+    catalog = machine.catalog
+    if catalog is None or machine.process is None or machine.process.paused:
+        return 0
+    left = 0
+    mark: list[MarkRow] = []
+
+    def decide(map_: ClusterMap, _: object) -> tuple[list[Device], list[PlacementGroup]]:
+        nonlocal left
+        pg = map_.pgs[pg_id]
+        members = {place.device for place in pg.positions} | {place.source for place in pg.positions}
+        with machine.engine.read() as reader:
+            marked = mending.get_mark(reader, pg_id) is not None
+        free = [number for number, device in sorted(map_.devices.items()) if device.state == "up"]
+        free = [number for number in free if number not in members and number not in scene.leaving]
+        if marked or pg.positions[at].source or not free or (wanted and wanted not in free):
+            return [], []
+        old = pg.positions[at].device
+        if map_.devices[old].state != "up":
+            return [], []
+        left = old
+        positions = list(pg.positions)
+        positions[at] = Position(wanted or scene.rng.choice(free), old)
+        mark.append(MarkRow(pg.generation + 1, moving=1 << at))
+        return [], [dataclasses.replace(pg, generation=pg.generation + 1, positions=tuple(positions))]
+
+    change = catalog.keeping._keeper.change(decide, lambda writer: mending.put_mark(writer, pg_id, mark[-1]))
+    task = machine.process.start(change, "shift")
+    await asyncio.wait([task], timeout=20.0)
+    if left:
+        scene.trace(f"position {at} of PG {pg_id} moves from device {left}")
+    return left if task.done() and not task.cancelled() and task.exception() is None else 0
+
+
+async def _released(scene: Scene, pg_id: int) -> bool:
+    for _ in range(120):
+        await asyncio.sleep(1.0)
+        catalog = scene.cluster.catalog.catalog
+        if catalog is not None and not any(place.source for place in catalog.cluster.map.pgs[pg_id].positions):
+            return True
+    return False
+
+
+async def swing(scene: Scene) -> None:
+    """While a client cannot reach the catalog, a device goes out and comes back cleaned, and so do those that took its
+    place: what the client was told by it before counts no more."""
+    machines = [machine for machine in scene.cluster.storage if machine.running]
+    if len(machines) < 2:
+        return
+
+    async def go() -> None:
+        plan, network = scene.cluster.plan, scene.cluster.network
+        first = scene.rng.choice(machines)
+        out = plan.down_s + plan.out_s + 1.5
+        for name in sorted(scene.clients):
+            network.block(name, CATALOG)
+        scene.trace(f"swing at {first.name}")
+        await asyncio.sleep(scene.rng.uniform(0.2, 1.0))
+        for machine in [first, *(one for one in machines if one is not first)][: scene.rng.choice((2, 3))]:
+            scene.was_away(machine)
+            machine.kill()
+            await asyncio.sleep(out)
+            machine.start()
+            await asyncio.sleep(1.5)
+        network.heal()
+
+    scene.background(go())
+
+
 async def rates(scene: Scene) -> None:
     order = {"do": "rates", "floor": 1 << scene.rng.randint(16, 22), "ceiling": 1 << scene.rng.randint(22, 28)}
     await scene.operate(order)
@@ -386,7 +521,8 @@ ACTIONS: Final = (
     Action("pause_catalog", 3, pause_catalog),
     Action("pause_client", 4, pause_client),
     Action("kill_client", 4, kill_client),
-    Action("strand_client", 4, strand_client),
+    Action("strand_client", 6, strand_client),
+    Action("lose_answer", 6, lose_answer),
     Action("bad_weather", 7, bad_weather),
     Action("good_weather", 5, good_weather),
     Action("partition", 8, partition),
@@ -399,7 +535,10 @@ ACTIONS: Final = (
     Action("fail_sync", 4, fail_sync, harms=True),
     Action("lose_disk", 5, lose_disk, harms=True),
     Action("rot", 8, rot, harms=True),
+    Action("read_everything", 8, read_everything),
     Action("scrub", 2, scrub),
+    Action("there_and_back", 5, there_and_back),
+    Action("swing", 4, swing),
     Action("drain", 3, drain),
     Action("undrain", 2, undrain),
     Action("rates", 1, rates),

@@ -55,7 +55,6 @@ class Plan:
     out_s: float = 9.0
     grace_s: float = 4.0
     scrub_s: float = 20.0
-    timeout: float = 12.0
 
 
 @dataclass
@@ -325,11 +324,11 @@ class SimCluster:
         pause = self.rng.uniform(*self.restart_after) if after is None else after
         self.loop.call_later(pause, machine.start, context=self.loop.root.context)
 
-    def client(self, name: str) -> tuple[Process, AsyncStore]:
+    def client(self, name: str, timeout: float = 12.0) -> tuple[Process, AsyncStore]:
         """A client in a process of its own."""
         process = self.loop.process(name)
         process.wall_ahead = self.rng.uniform(-5000, 5000)
-        options = Options(ENDPOINT, timeout=self.plan.timeout)
+        options = Options(ENDPOINT, timeout=timeout)
         core = Core(options, SimConnector(self.network), process, self.rng.getrandbits(32))
         return process, AsyncStore(core)
 

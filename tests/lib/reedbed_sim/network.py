@@ -53,6 +53,7 @@ class _Direction:
         self.due = 0.0
         self.held = 0  # messages that wait for a partition to heal
         self.ended = False  # nothing more arrives, and no more is taken
+        self.muted = False  # what is sent from now on is lost
         self.changed = asyncio.Event()
 
 
@@ -67,6 +68,9 @@ class Connection:
         self.there = _Direction(self, client, server)
         self.back = _Direction(self, server, client)
         self.open = True
+
+    def cut_all(self) -> None:
+        self.cut(lose=True)
 
     def cut(self, *, lose: bool) -> None:
         """Ends it for both. With `lose` nothing under way arrives any more, else what was sent does before the end."""
@@ -122,6 +126,7 @@ class SimNetwork:
         self._waiting: dict[_Direction, list[asyncio.Future[None]]] = {}
         self._held: dict[_Direction, None] = {}
         self.messages = 0
+        self.trap: Callable[[Connection, bytes], bool] | None = None  # asked at each message of a client
 
     # Who serves
 
@@ -177,22 +182,33 @@ class SimNetwork:
     def send(self, direction: _Direction, message: bytes) -> None:
         weather, rng = self.weather, self.rng
         self.messages += 1
-        if direction.sender.dead:
+        if direction.sender.dead or direction.muted:
             return
         if weather.flip and rng.random() < weather.flip and message:
             at = int(rng.random() * len(message))
             message = message[:at] + bytes([message[at] ^ (1 << int(rng.random() * 8))]) + message[at + 1 :]
         direction.under_way.append(message)
+        connection = direction.connection
+        if self.trap is not None and direction is connection.there and self.trap(connection, message):
+            self.trap = None
+            self._last(direction)
+            return
         if weather.cut and rng.random() < weather.cut:
-            if rng.random() < 0.5:  # it was the last that arrived
-                last = direction.under_way.pop()
-                direction.connection.cut(lose=True)
-                direction.under_way.append(last)
-                self._deliver_later(direction)
-                return
-            direction.connection.cut(lose=True)
+            if rng.random() < 0.5:
+                self._last(direction)
+            else:
+                connection.cut(lose=True)
             return
         self._deliver_later(direction)
+
+    def _last(self, direction: _Direction) -> None:
+        """What was sent last arrives, and nothing after it, in either direction: an answer to it is lost."""
+        last = direction.under_way.pop()
+        direction.under_way.clear()
+        direction.under_way.append(last)
+        self._deliver_later(direction)
+        self._loop.call_at(direction.due + 0.05, direction.connection.cut_all, context=self._loop.root.context)
+        direction.connection.there.muted = direction.connection.back.muted = True
 
     def _deliver_later(self, direction: _Direction) -> None:
         direction.due = max(direction.due, self._loop.time() + self._delay())

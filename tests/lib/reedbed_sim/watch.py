@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -19,7 +19,7 @@ from reedbed.catalog.records import ExtentRow
 from reedbed.common.errors import ReedbedError
 from reedbed.common.ids import NO_ID, Id, format_id
 from reedbed.protos.types import ClusterMap
-from reedbed.storaged.calls import Removal, RemoveOrder
+from reedbed.storaged.calls import PutShard, Removal, RemoveOrder
 from reedbed.storaged.entries import LIVE, shard_key
 from reedbed.storaged.store import ShardStore
 from reedbed_sim.cluster import SimCluster, StorageMachine
@@ -33,6 +33,9 @@ class Watch:
         self.problems: list[str] = []
         self.harmed: set[str] = set()
         self.removed = 0
+        self._orders: dict[tuple[str, int], list[RemoveOrder]] = {}  # given so far, by device and incarnation
+        self._terms: dict[str, int] = {}  # that a device has acknowledged, by its id
+        self._generations: dict[tuple[str, int, int], int] = {}  # by its id, incarnation, and PG
         cluster.watch_store = self._watch
 
     # While it runs
@@ -57,10 +60,22 @@ class Watch:
                             "which does not hold it"
                         )
 
+    def deliver_late(self) -> None:
+        """Every order that was given comes once more, as one that was held up on its way."""
+        for store in self._open_stores().values():
+            orders = self._orders.get((store.device, store.incarnation), [])[-200:]
+            if orders and not store.failed:
+                process = next(one for one in self._cluster.storage if store in one.stores.values()).process
+                assert process is not None
+                process.context.copy().run(store.begin_remove, orders, max(1, store.term))
+
     def _watch(self, machine: StorageMachine, folder: str, store: ShardStore) -> None:
+        self._promised(store)
         plain: Callable[..., Future[list[Removal]]] = store.begin_remove
 
         def begin_remove(orders: Sequence[RemoveOrder], term: int) -> Future[list[Removal]]:
+            given = self._orders.setdefault((store.device, store.incarnation), [])
+            given += [order for order in orders if order not in given[-500:]]
             future = plain(orders, term)
 
             def done(future: Future[list[Removal]]) -> None:
@@ -73,6 +88,47 @@ class Watch:
             return future
 
         store.begin_remove = begin_remove  # type: ignore[method-assign]
+
+    def _promised(self, store: ShardStore) -> None:
+        """Terms and generations that a device has acknowledged do not sink, and it takes no put of an older one."""
+        device, incarnation = store.device, store.incarnation
+        if store.term < self._terms.get(device, 0):
+            self.problems.append(f"device {device[:8]} forgot term {self._terms[device]}, it knows {store.term}")
+        for (who, when, pg), generation in self._generations.items():
+            if (who, when) == (device, incarnation) and store.generation(pg) < generation and device not in self.harmed:
+                self.problems.append(f"device {device[:8]} forgot generation {generation} of PG {pg}")
+        note_term, note_generations, put = store.note_term, store.note_generations, store.put
+
+        def noting_term(term: int) -> None:
+            note_term(term)
+            if not store.failed:
+                self._terms[device] = max(self._terms.get(device, 0), term)
+
+        def noting_generations(generations: Mapping[int, int]) -> None:
+            note_generations(generations)
+            if not store.failed:
+                for pg, generation in generations.items():
+                    key = (device, incarnation, pg)
+                    self._generations[key] = max(self._generations.get(key, 0), generation)
+
+        def putting(shard: PutShard) -> Future[bool]:
+            known = self._generations.get((device, incarnation, shard.pg), 0)
+            future = put(shard)
+
+            def done(future: Future[bool]) -> None:
+                taken = not future.cancelled() and future.exception() is None
+                if taken and shard.generation < known:
+                    self.problems.append(
+                        f"device {device[:8]} took a shard of PG {shard.pg} in generation {shard.generation}, "
+                        f"and had acknowledged {known}"
+                    )
+
+            future.add_done_callback(done)
+            return future
+
+        store.note_term = noting_term  # type: ignore[method-assign]
+        store.note_generations = noting_generations  # type: ignore[method-assign]
+        store.put = putting  # type: ignore[method-assign]
 
     def _removed(self, store: ShardStore, order: RemoveOrder) -> None:
         self.removed += 1
@@ -87,9 +143,9 @@ class Watch:
             row = mending.as_of(row, mending.get_mark(reader, row.pg))
             for index, number in self._counted_on(map_, row):
                 device = map_.devices[number]
-                if index == order.index and device.uuid.hex() == store.device:
-                    if device.incarnation == store.incarnation:
-                        self.problems.append(f"{what} was removed, and the catalog counts on it")
+                here = device.uuid.hex() == store.device and device.incarnation == store.incarnation
+                if here and index == order.index:
+                    self.problems.append(f"{what} was removed, and the catalog counts on it")
 
     def _open_stores(self) -> dict[str, ShardStore]:
         return {

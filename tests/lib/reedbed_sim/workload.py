@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-from reedbed.client.arguments import clip, key_bytes
+from reedbed.client.arguments import clip, key_bytes, version_id
 from reedbed.client.catalog import Target
 from reedbed.client.store import AsyncStore
 from reedbed.common.errors import Corrupt, DataLoss, NotFound, PreconditionFailed, ReedbedError
 from reedbed.common.ids import format_id
 from reedbed.protos import catalog_pb2, methods
 from reedbed.protos.types import ObjectInfo, etag_of
-from reedbed_sim.history import Entry, History, Op, Ranged
+from reedbed_sim.history import Entry, History, Op, Ranged, digest
 
 PLAIN: Final = "plain"
 KEPT: Final = "kept"  # keeps versions
@@ -177,15 +177,15 @@ class Driver:
             self._done(op, removed=removed)
 
     async def _get(self) -> None:
-        bucket, key = self._place()
+        await self._get_at(*self._place())
+
+    async def _get_at(self, bucket: str, key: str) -> None:
         op = self._begin("read", bucket, key)
         try:
             info, blob = await read_whole(self._store, bucket, key)
         except ReedbedError as error:
             self._unread(op, error)
             return
-        from reedbed_sim.history import digest
-
         self._done(op, version=info.version, content=digest(blob))
 
     async def _range(self) -> None:
@@ -230,6 +230,23 @@ class Driver:
             self._done(op, version=found.pop(key, None))
         if found:
             self._history.problems.append(f"a listing of {bucket} has {sorted(found)}, which nobody put")
+
+    async def put_must(self, bucket: str, key: str) -> None:
+        """A small put, whose error is raised."""
+        blob = self._rng.randbytes(500)
+        op = self._begin("put", bucket, key, content=self._history.stores(blob))
+        try:
+            info = await self._store.put(bucket, key, blob)
+        except ReedbedError as error:
+            self._failed(op, error)
+            raise
+        self._done(op, version=info.version)
+
+    async def read_everything(self) -> None:
+        """The latest version of each key."""
+        for bucket, keys in KEYS.items():
+            for key in keys:
+                await self._get_at(bucket, key)
 
     # What is written down
 
@@ -276,8 +293,6 @@ async def read_whole(store: AsyncStore, bucket: str, key: str, version: str | No
     """A version, and all its bytes."""
     getter = store._core.getter
     deadline = getter.deadline()
-    from reedbed.client.arguments import version_id
-
     handle = await getter.open(Target(bucket, key_bytes(key), version_id(version)), deadline)
     return handle.info, await getter.get_range(handle, 0, handle.info.size, deadline)
 
