@@ -15,12 +15,19 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--trace", action="store_true", help="print the trace of seeds that hold, too")
     parser.add_argument("--plant", default="", help="switch on a planted bug, by name")
+    parser.add_argument("--seconds", type=float, default=0.0, help="begin no further seed after so many")
+    parser.add_argument("--at-least", type=int, default=0, help="but so many are begun")
+    parser.add_argument("--stop", action="store_true", help="after the first seed that fails")
     parser.add_argument("--json", action="store_true", help="one JSON object for each seed")
     given = parser.parse_args()
     failed = 0
-    for result in run_seeds(given.seed, given.count, given.at_once, given.plant):
-        failed += bool(result["problems"])
-        show(result, trace=given.trace or (given.count == 1 and bool(result["problems"])), as_json=given.json)
+    results = run_seeds(given.seed, given.count, given.at_once, given.plant, given.seconds, given.at_least)
+    for result in results:
+        bad = bool(result["problems"])
+        failed += bad
+        show(result, trace=given.trace or (bad and (given.json or given.count == 1)), as_json=given.json)
+        if bad and given.stop:
+            break
     return 1 if failed else 0
 
 

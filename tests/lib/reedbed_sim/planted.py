@@ -69,79 +69,107 @@ class Dropped:
         stack.enter_context(patch.object(kind, name, sync))
 
 
-Bug = Rewritten | Dropped
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """A bug, and where it is found: within so many seeds from that one, and what is said of it."""
+
+    bugs: Sequence[Rewritten | Dropped]
+    seed: int = 1
+    seeds: int = 24
+    told: str = ""
+
 
 _ANSWERS = "    if batch.buffers:\n        self._append(batch)\n    for answer in answers:\n        answer()"
 _TOO_EARLY = "    for answer in answers:\n        answer()\n    if batch.buffers:\n        self._append(batch)"
 
-BUGS: Final[dict[str, Sequence[Bug]]] = {
+BUGS: Final[dict[str, Planted]] = {
     # a dropped sync
-    "sync of a batch": [Dropped("storaged.writer", "_append")],
-    "sync of a new segment's folder": [Dropped("storaged.segments", "make_segment", folder=True)],
-    "sync of the identity": [Dropped("storaged.identity", "save")],
-    "sync of the generations": [Dropped("storaged.generations", "save"), Dropped("storaged.generations", "save", True)],
-    "answer before the sync": [Rewritten("storaged.writer", "Writer._write", (_ANSWERS, _TOO_EARLY))],
+    "sync of a batch": Planted([Dropped("storaged.writer", "_append")]),
+    "sync of a new segment's folder": Planted([Dropped("storaged.segments", "make_segment", folder=True)]),
+    "sync of the identity": Planted([Dropped("storaged.identity", "save")]),
+    "sync of the generations": Planted(
+        [Dropped("storaged.generations", "save"), Dropped("storaged.generations", "save", True)]
+    ),
+    "answer before the sync": Planted([Rewritten("storaged.writer", "Writer._write", (_ANSWERS, _TOO_EARLY))]),
     # a skipped check
-    "generation of a put": [
-        Rewritten("storaged.batch", "Batch.put", ("if shard.generation < known:", "if shard.generation < 0:"))
-    ],
-    "incarnation of an acknowledgement": [
-        Rewritten("catalog.judge", "AckJudge.judge", ("and device.incarnation == ack.incarnation", "")),
-    ],
-    "condition of a commit": [
-        Rewritten("catalog.commits", "_check_condition", ("if etag != operation.if_match:", "if not etag:"))
-    ],
-    "absence that a commit asks for": [
-        Rewritten(
-            "catalog.commits", "_check_condition", ("if operation.if_none_match and current is not None:", "if 0:")
-        )
-    ],
-    "sums of what is read": [
-        Rewritten("storaged.reader", "Reader._range", ("!= opened.rows[block][1]:", "== -1:")),
-        Rewritten("extents.blocks", "verify_rows", ("!= value:", "== -1:")),
-    ],
+    "generation of a put": Planted(
+        [Rewritten("storaged.batch", "Batch.put", ("if shard.generation < known:", "if shard.generation < 0:"))]
+    ),
+    "incarnation of an acknowledgement": Planted(
+        [
+            Rewritten("catalog.judge", "AckJudge.judge", ("and device.incarnation == ack.incarnation", "")),
+        ]
+    ),
+    "condition of a commit": Planted(
+        [Rewritten("catalog.commits", "_check_condition", ("if etag != operation.if_match:", "if not etag:"))]
+    ),
+    "absence that a commit asks for": Planted(
+        [
+            Rewritten(
+                "catalog.commits", "_check_condition", ("if operation.if_none_match and current is not None:", "if 0:")
+            )
+        ]
+    ),
+    "sums of what is read": Planted(
+        [
+            Rewritten("storaged.reader", "Reader._range", ("!= opened.rows[block][1]:", "== -1:")),
+            Rewritten("extents.blocks", "verify_rows", ("!= value:", "== -1:")),
+        ]
+    ),
     # collection
-    "collection that trusts a clock": [
-        Rewritten(
-            "catalog.removals",
-            "Removals.step",
-            (
-                "before = self._leases.shown_before(self._grace_s)",
-                "before = int((self._needs.clock.wall() - self._grace_s) * 1000)",
+    "collection that trusts a clock": Planted(
+        [
+            Rewritten(
+                "catalog.removals",
+                "Removals.step",
+                (
+                    "before = self._leases.shown_before(self._grace_s)",
+                    "before = int((self._needs.clock.wall() - self._grace_s) * 1000)",
+                ),
+                ("if dropped.id < horizon]", "if dropped.id]"),
             ),
-            ("if dropped.id < horizon]", "if dropped.id]"),
-        ),
-        Rewritten("catalog.extents", "forget_dropped", ("or not edit.below_horizon(extent_id)", "")),
-    ],
-    "horizon that trusts a clock": [
-        Rewritten(
-            "catalog.leases",
-            "Leases._horizon_ms",
-            ("aged(self._stretches_now(now), self._lag_ms) or 0", "int(self._clock.wall() * 1000)"),
-        )
-    ],
-    "late deletion after a shard moved back": [
-        Rewritten("storaged.batch", "Batch.remove", ("or entry.generation > order.generation", ""))
-    ],
+            Rewritten("catalog.extents", "forget_dropped", ("or not edit.below_horizon(extent_id)", "")),
+        ]
+    ),
+    "horizon that trusts a clock": Planted(
+        [
+            Rewritten(
+                "catalog.leases",
+                "Leases._horizon_ms",
+                ("aged(self._stretches_now(now), self._lag_ms) or 0", "int(self._clock.wall() * 1000)"),
+            )
+        ]
+    ),
+    "late deletion after a shard moved back": Planted(
+        [Rewritten("storaged.batch", "Batch.remove", ("or entry.generation > order.generation", ""))]
+    ),
     # idempotency
-    "outcome forgotten": [Rewritten("catalog.commits", "apply_one", ("if known is None:", "if True:"))],
-    "retry below the horizon": [
-        Rewritten("catalog.needs", "check_new_id", ("if id_ <", 'if what == "extent" and id_ <'))
-    ],
+    "outcome forgotten": Planted([Rewritten("catalog.commits", "apply_one", ("if known is None:", "if True:"))]),
+    "retry below the horizon": Planted(
+        [Rewritten("catalog.needs", "check_new_id", ("if id_ <", 'if what == "extent" and id_ <'))]
+    ),
     # redundancy
-    "source released too early": [
-        Rewritten("catalog.moves", "_released", ("and not held >> index & 1", "")),
-    ],
-    "move not noted in extents": [
-        Rewritten("catalog.mending", "note", ("if new != row:", "if False:")),
-    ],
-    "damage not told": [
-        Rewritten("storaged.telling", "Telling.next", ("[*waiting[start:], *waiting[:start]][:PER_BEAT]", "[]")),
-    ],
+    "source released too early": Planted(
+        [
+            Rewritten("catalog.moves", "_released", ("and not held >> index & 1", "")),
+        ]
+    ),
+    "move not noted in extents": Planted(
+        [
+            Rewritten("catalog.mending", "note", ("if new != row:", "if False:")),
+        ]
+    ),
+    "damage not told": Planted(
+        [
+            Rewritten("storaged.telling", "Telling.next", ("[*waiting[start:], *waiting[:start]][:PER_BEAT]", "[]")),
+        ]
+    ),
     # the log
-    "delete without a log entry": [
-        Rewritten("catalog.commits", "_delete", ("edit.append(kind,", "(lambda *_: None)(kind,")),
-    ],
+    "delete without a log entry": Planted(
+        [
+            Rewritten("catalog.commits", "_delete", ("edit.append(kind,", "(lambda *_: None)(kind,")),
+        ]
+    ),
 }
 
 
@@ -149,6 +177,6 @@ BUGS: Final[dict[str, Sequence[Bug]]] = {
 def planted(name: str) -> Iterator[None]:
     """Within the context the product has that bug; without a name none."""
     with ExitStack() as stack:
-        for bug in BUGS[name] if name else ():
+        for bug in BUGS[name].bugs if name else ():
             bug.plant(stack)
         yield

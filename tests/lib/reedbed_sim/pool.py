@@ -22,18 +22,18 @@ CPU_MAX_S: Final = 60.0
 
 
 def run_seeds(
-    first: int, count: int, at_once: int = 1, plant: str = "", seconds: float = 0.0
+    first: int, count: int, at_once: int = 1, plant: str = "", seconds: float = 0.0, at_least: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """The results of so many seeds, as they end; with `seconds` none is begun after that time, and `count` is 0 for
-    no other bound."""
+    """The results of up to `count` seeds, as they end. With `seconds` none is begun after that time, but the first
+    `at_least`."""
     if os.environ.get("PYTHONHASHSEED") != "0":
         raise SystemExit("run it with PYTHONHASHSEED=0: sets of text iterate in another order in every process else")
     began = time.monotonic()
     seed = first
     running: dict[int, tuple[int, int, list[bytes]]] = {}
     while True:
-        while len(running) < at_once and (not count or seed < first + count):
-            if seconds and time.monotonic() - began > seconds:
+        while len(running) < at_once and seed < first + count:
+            if seconds and seed >= first + at_least and time.monotonic() - began > seconds:
                 break
             pid, pipe = _fork(seed, plant)
             running[pipe] = (seed, pid, [])

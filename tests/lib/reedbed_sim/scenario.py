@@ -222,6 +222,18 @@ class _Run:
             await self._wait(1.0)
             left = self._watch.unfinished() or ("" if self._all_run() else "processes that do not run")
             calm = 0 if left.strip() else calm + 1
+            catalog = self.cluster.catalog.catalog
+            if (
+                left
+                and catalog is not None
+                and catalog.cluster.liveness.held
+                and until - self.cluster.loop.time() < 150
+            ):
+                # devices that fell silent with many others are declared out by nobody but an operator; a catalogd that
+                # starts anew forgets whom it held, and meets only those that are really gone
+                self.cluster.trace("operator: catalogd is started anew, since devices are held")
+                self.cluster.catalog.kill()
+                self.cluster.catalog.start()
             if calm >= 2:
                 scene.away.clear()
                 self.cluster.trace("all is whole")

@@ -281,7 +281,8 @@ class Driver:
     def _unread(self, op: Op, error: ReedbedError) -> None:
         op.end = self._now()
         op.error = f"{type(error).__name__}: {error}"[:200]
-        if isinstance(error, NotFound):
+        # that its version went while it was read says nothing of the key
+        if isinstance(error, NotFound) and "has no version" not in str(error):
             op.outcome, op.version = "ok", None
             return
         op.outcome = "failed"
