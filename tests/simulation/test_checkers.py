@@ -75,7 +75,8 @@ def test_of_two_that_want_to_be_first_one_is() -> None:
     assert holds(won, refused)
     assert not holds(won, put(1, "b", 0, 10, condition="absent"))
     assert not holds(refused)  # nobody was first
-    assert not holds(put(0, "a", 0, 1), op(1, "delete", 2, 3, removed=True), refused, op(2, "read", 4, 5))
+    late = op(2, "put", 4, 10, outcome="refused", condition="absent")
+    assert not holds(put(0, "a", 0, 1), op(1, "delete", 2, 3, removed=True), late)
 
 
 def test_a_compare_and_swap() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from reedbed_sim.history import Entry, History, Op
 from reedbed_sim.linear import TooHard, check_key
@@ -56,7 +57,7 @@ def check_contents(history: History, final: Final) -> tuple[list[str], dict[str,
 def check_linear(history: History, contents: Mapping[str, str]) -> list[str]:
     """Per key; where a search is too hard nothing is said."""
     problems = []
-    for bucket, key in history.keys():
+    for bucket, key in history.places():
         try:
             why = check_key(
                 history.of_key(bucket, key), versioned=history.versioned.get(bucket, False), contents=dict(contents)
@@ -71,7 +72,7 @@ def check_linear(history: History, contents: Mapping[str, str]) -> list[str]:
 def check_follower(seen: Sequence[Entry], final: Sequence[Entry]) -> list[str]:
     """Who follows the log sees each entry once, in order, without a gap; none changes, or appears below another."""
     problems = []
-    for before, after in zip(final, final[1:], strict=False):
+    for before, after in pairwise(final):
         if after.seq != before.seq + 1 or after.term < before.term:
             problems.append(f"log entry {after} comes after {before}")
     for at, entry in enumerate(seen):

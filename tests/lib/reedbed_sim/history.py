@@ -116,5 +116,5 @@ class History:
     def of_key(self, bucket: str, key: str) -> list[Op]:
         return [op for op in self.ops if op.bucket == bucket and op.key == key]
 
-    def keys(self) -> list[tuple[str, str]]:
+    def places(self) -> list[tuple[str, str]]:
         return list(dict.fromkeys((op.bucket, op.key) for op in self.ops))

@@ -8,11 +8,12 @@ versions that somebody saw and nobody else made, or one that nobody ever saw.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from reedbed_sim.history import OPEN, Op
 
 State = tuple[str, ...]  # versions, the newest last; a marker begins with "-"
-STATES_MAX = 400_000  # of one search
+STATES_MAX = 60_000  # of one search
 
 
 class TooHard(Exception):
@@ -32,7 +33,26 @@ def check_key(ops: Sequence[Op], *, versioned: bool, contents: dict[str, str]) -
         makers = [op for op in told if op.outcome == "unknown" and _may_make(op, version, contents)]
         if not makers:
             return f"version {version} was seen, and nobody can have made it"
-    return _search(told, versioned, {op.number: _products(op, loose, contents) for op in told})
+    told = _settled(told, loose, contents)
+    # what nobody saw matters only to what is told of presence
+    hidden = any(op.outcome == "refused" or op.removed for op in told)
+    products = {op.number: _products(op, loose, contents, hidden) for op in told}
+    told = [op for op in told if op.kind not in ("put", "copy") or products[op.number] or op.outcome == "refused"]
+    return _search(told, versioned, products)
+
+
+def _settled(ops: Sequence[Op], loose: Sequence[str], contents: dict[str, str]) -> list[Op]:
+    """The operations, of which those whose outcome was lost count as done where only they can have made what was seen.
+
+    Such a one took effect before the first read of it ended.
+    """
+    settled = list(ops)
+    for version in loose:
+        makers = [at for at, op in enumerate(settled) if op.outcome == "unknown" and _may_make(op, version, contents)]
+        if len(makers) == 1:
+            first = min(op.end for op in ops if op.kind == "read" and op.version == version)
+            settled[makers[0]] = replace(settled[makers[0]], outcome="ok", version=version, end=first)
+    return settled
 
 
 def _may_make(op: Op, version: str, contents: dict[str, str]) -> bool:
@@ -41,13 +61,13 @@ def _may_make(op: Op, version: str, contents: dict[str, str]) -> bool:
     return op.kind == "copy"
 
 
-def _products(op: Op, loose: Sequence[str], contents: dict[str, str]) -> list[str]:
+def _products(op: Op, loose: Sequence[str], contents: dict[str, str], hidden: bool) -> list[str]:
     """The versions that an operation may have made."""
     if op.kind not in ("put", "copy"):
         return []
     if op.outcome == "ok":
         return [op.version or ""]
-    return [*(one for one in loose if _may_make(op, one, contents)), f"?{op.number}"]
+    return [*(one for one in loose if _may_make(op, one, contents)), *([f"?{op.number}"] if hidden else [])]
 
 
 def _steps(op: Op, state: State, versioned: bool, products: Sequence[str]) -> Iterator[State]:

@@ -79,9 +79,6 @@ class Planted:
     told: str = ""
 
 
-_ANSWERS = "    if batch.buffers:\n        self._append(batch)\n    for answer in answers:\n        answer()"
-_TOO_EARLY = "    for answer in answers:\n        answer()\n    if batch.buffers:\n        self._append(batch)"
-
 BUGS: Final[dict[str, Planted]] = {
     # a dropped sync
     "sync of a batch": Planted([Dropped("storaged.writer", "_append")]),
@@ -90,7 +87,6 @@ BUGS: Final[dict[str, Planted]] = {
     "sync of the generations": Planted(
         [Dropped("storaged.generations", "save"), Dropped("storaged.generations", "save", True)]
     ),
-    "answer before the sync": Planted([Rewritten("storaged.writer", "Writer._write", (_ANSWERS, _TOO_EARLY))]),
     # a skipped check
     "generation of a put": Planted(
         [Rewritten("storaged.batch", "Batch.put", ("if shard.generation < known:", "if shard.generation < 0:"))]
