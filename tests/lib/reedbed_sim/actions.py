@@ -379,6 +379,8 @@ async def rot(scene: Scene) -> None:
         file = scene.rng.choice(files)
         disk.rot(file, scene.rng.randrange(len(disk.content(file))), 1 << scene.rng.randrange(8))
     scene.trace(f"bits of {name} rot")
+    if scene.rng.random() < 0.6:
+        scene.read_everything()
 
 
 async def read_everything(scene: Scene) -> None:
@@ -481,29 +483,54 @@ async def _released(scene: Scene, pg_id: int) -> bool:
 
 
 async def swing(scene: Scene) -> None:
-    """While a client cannot reach the catalog, a device goes out and comes back cleaned, and so do those that took its
-    place: what the client was told by it before counts no more."""
-    machines = [machine for machine in scene.cluster.storage if machine.running]
-    if len(machines) < 2:
+    """While clients cannot reach the catalog, a device goes out and comes back cleaned, and then a device that took its
+    place goes out: what was written to the first before counts no more, though it may hold the same position again."""
+    machines = [machine for machine in scene.cluster.storage if machine.running and machine.numbers]
+    if len(machines) < 2 or scene.leaving:
         return
+    first = scene.rng.choice(machines)
+    scene.trace(f"swing at {first.name}")
+    scene.background(_swing(scene, first))
 
-    async def go() -> None:
-        plan, network = scene.cluster.plan, scene.cluster.network
-        first = scene.rng.choice(machines)
-        out = plan.down_s + plan.out_s + 1.5
-        for name in sorted(scene.clients):
-            network.block(name, CATALOG)
-        scene.trace(f"swing at {first.name}")
-        await asyncio.sleep(scene.rng.uniform(0.2, 1.0))
-        for machine in [first, *(one for one in machines if one is not first)][: scene.rng.choice((2, 3))]:
-            scene.was_away(machine)
-            machine.kill()
-            await asyncio.sleep(out)
-            machine.start()
-            await asyncio.sleep(1.5)
-        network.heal()
 
-    scene.background(go())
+async def _swing(scene: Scene, first: StorageMachine) -> None:
+    plan, network = scene.cluster.plan, scene.cluster.network
+    numbers = set(first.numbers)
+    out = plan.down_s + plan.out_s + 0.5
+    for name in sorted(scene.clients):
+        network.block(name, CATALOG)
+    await asyncio.sleep(scene.rng.uniform(0.5, 2.5))
+    held = [(pg, at) for pg, at, number in _places(scene) if number in numbers]
+    scene.was_away(first)
+    first.kill()
+    await asyncio.sleep(out)
+    for _ in range(20):
+        if not numbers & {number for *_, number in _places(scene, sources=True)}:
+            break
+        await asyncio.sleep(0.5)
+    first.start()
+    await asyncio.sleep(1.5)
+    takers = [number for pg, at, number in _places(scene) if (pg, at) in held]
+    second = next((one for one in scene.cluster.storage if takers and takers[0] in one.numbers), None)
+    if second is not None and second is not first and second.running:
+        scene.was_away(second)
+        second.kill()
+        await asyncio.sleep(out + 1.0)
+    network.heal()
+    if second is not None:
+        second.start()
+
+
+def _places(scene: Scene, *, sources: bool = False) -> list[tuple[int, int, int]]:
+    """PG, position and device of all positions, or with `sources` of what they move from as well."""
+    catalog = scene.cluster.catalog.catalog
+    found = []
+    for pg in catalog.cluster.map.pgs.values() if catalog is not None else ():
+        for at, place in enumerate(pg.positions):
+            found.append((pg.id, at, place.device))
+            if sources and place.source:
+                found.append((pg.id, at, place.source))
+    return found
 
 
 async def rates(scene: Scene) -> None:
@@ -538,7 +565,7 @@ ACTIONS: Final = (
     Action("read_everything", 8, read_everything),
     Action("scrub", 2, scrub),
     Action("there_and_back", 5, there_and_back),
-    Action("swing", 4, swing),
+    Action("swing", 6, swing),
     Action("drain", 3, drain),
     Action("undrain", 2, undrain),
     Action("rates", 1, rates),
