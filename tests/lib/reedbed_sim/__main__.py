@@ -15,13 +15,15 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--trace", action="store_true", help="print the trace of seeds that hold, too")
     parser.add_argument("--plant", default="", help="switch on a planted bug, by name")
+    parser.add_argument("--only", default="", help="actions that may happen, by name, with commas; all without")
     parser.add_argument("--seconds", type=float, default=0.0, help="begin no further seed after so many")
     parser.add_argument("--at-least", type=int, default=0, help="but so many are begun")
     parser.add_argument("--stop", action="store_true", help="after the first seed that fails")
     parser.add_argument("--json", action="store_true", help="one JSON object for each seed")
     given = parser.parse_args()
     failed = 0
-    results = run_seeds(given.seed, given.count, given.at_once, given.plant, given.seconds, given.at_least)
+    only = tuple(filter(None, given.only.split(",")))
+    results = run_seeds(given.seed, given.count, given.at_once, given.plant, only, given.seconds, given.at_least)
     for result in results:
         bad = bool(result["problems"])
         failed += bad

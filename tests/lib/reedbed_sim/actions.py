@@ -490,7 +490,7 @@ async def swing(scene: Scene) -> None:
         return
     first = scene.rng.choice(machines)
     scene.trace(f"swing at {first.name}")
-    scene.background(_swing(scene, first))
+    await _swing(scene, first)
 
 
 async def _swing(scene: Scene, first: StorageMachine) -> None:

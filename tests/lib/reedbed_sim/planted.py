@@ -71,12 +71,12 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """A bug, and where it is found: within so many seeds from that one, and what is said of it."""
+    """A bug, and where it is found: within so many seeds from that one, with these actions alone if some are named."""
 
     bugs: Sequence[Rewritten | Dropped]
+    only: Sequence[str] = ()
     seed: int = 1
     seeds: int = 24
-    told: str = ""
 
 
 BUGS: Final[dict[str, Planted]] = {
@@ -94,7 +94,8 @@ BUGS: Final[dict[str, Planted]] = {
     "incarnation of an acknowledgement": Planted(
         [
             Rewritten("catalog.judge", "AckJudge.judge", ("and device.incarnation == ack.incarnation", "")),
-        ]
+        ],
+        only=("swing",),
     ),
     "condition of a commit": Planted(
         [Rewritten("catalog.commits", "_check_condition", ("if etag != operation.if_match:", "if not etag:"))]
@@ -110,7 +111,8 @@ BUGS: Final[dict[str, Planted]] = {
         [
             Rewritten("storaged.reader", "Reader._range", ("!= opened.rows[block][1]:", "== -1:")),
             Rewritten("extents.blocks", "verify_rows", ("!= value:", "== -1:")),
-        ]
+        ],
+        only=("rot", "bad_weather", "good_weather", "read_everything"),
     ),
     # collection
     "collection that trusts a clock": Planted(
@@ -137,12 +139,16 @@ BUGS: Final[dict[str, Planted]] = {
         ]
     ),
     "late deletion after a shard moved back": Planted(
-        [Rewritten("storaged.batch", "Batch.remove", ("or entry.generation > order.generation", ""))]
+        [Rewritten("storaged.batch", "Batch.remove", ("or entry.generation > order.generation", ""))],
+        only=("there_and_back",),
     ),
     # idempotency
-    "outcome forgotten": Planted([Rewritten("catalog.commits", "apply_one", ("if known is None:", "if True:"))]),
+    "outcome forgotten": Planted(
+        [Rewritten("catalog.commits", "apply_one", ("if known is None:", "if True:"))], only=("lose_answer",)
+    ),
     "retry below the horizon": Planted(
-        [Rewritten("catalog.needs", "check_new_id", ("if id_ <", 'if what == "extent" and id_ <'))]
+        [Rewritten("catalog.needs", "check_new_id", ("if id_ <", 'if what == "extent" and id_ <'))],
+        only=("strand_client",),
     ),
     # redundancy
     "source released too early": Planted(
@@ -155,10 +161,8 @@ BUGS: Final[dict[str, Planted]] = {
             Rewritten("catalog.mending", "note", ("if new != row:", "if False:")),
         ]
     ),
-    "damage not told": Planted(
-        [
-            Rewritten("storaged.telling", "Telling.next", ("[*waiting[start:], *waiting[:start]][:PER_BEAT]", "[]")),
-        ]
+    "damage not seen by the scrubber": Planted(
+        [Rewritten("storaged.verify", "_blocks", ("!= wanted:", "== -1:"))], only=("rot", "scrub")
     ),
     # the log
     "delete without a log entry": Planted(

@@ -11,23 +11,31 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from reedbed_sim.planted import planted
+from reedbed_sim.actions import ACTIONS
+from reedbed_sim.planted import BUGS, planted
 from reedbed_sim.scenario import run_seed
 
 CPU_MAX_S: Final = 60.0
 
 
 def run_seeds(
-    first: int, count: int, at_once: int = 1, plant: str = "", seconds: float = 0.0, at_least: int = 0
+    first: int,
+    count: int,
+    at_once: int = 1,
+    plant: str = "",
+    only: Sequence[str] = (),
+    seconds: float = 0.0,
+    at_least: int = 0,
 ) -> Iterator[dict[str, Any]]:
     """The results of up to `count` seeds, as they end. With `seconds` none is begun after that time, but the first
     `at_least`."""
     if os.environ.get("PYTHONHASHSEED") != "0":
         raise SystemExit("run it with PYTHONHASHSEED=0: sets of text iterate in another order in every process else")
+    only = only or (BUGS[plant].only if plant else ())
     began = time.monotonic()
     seed = first
     running: dict[int, tuple[int, int, list[bytes]]] = {}
@@ -35,7 +43,7 @@ def run_seeds(
         while len(running) < at_once and seed < first + count:
             if seconds and seed >= first + at_least and time.monotonic() - began > seconds:
                 break
-            pid, pipe = _fork(seed, plant)
+            pid, pipe = _fork(seed, plant, only)
             running[pipe] = (seed, pid, [])
             seed += 1
         if not running:
@@ -60,7 +68,7 @@ def run_seeds(
                 yield json.loads(b"".join(pieces))
 
 
-def _fork(seed: int, plant: str) -> tuple[int, int]:
+def _fork(seed: int, plant: str, only: Sequence[str]) -> tuple[int, int]:
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -75,12 +83,16 @@ def _fork(seed: int, plant: str) -> tuple[int, int]:
         used = time.process_time()
         signal.setitimer(signal.ITIMER_PROF, CPU_MAX_S)  # a seed that does not end fails
         with planted(plant):
-            result = asdict(run_seed(seed))
+            chosen = [one for one in ACTIONS if not only or one.name in only]
+            result = asdict(run_seed(seed, chosen))
         result["cpu_s"] = round(time.process_time() - used, 3)
         result["plant"] = plant
+        result["only"] = list(only)
         with os.fdopen(writing, "wb") as out:
             out.write(json.dumps(result).encode())
         code = 0
+    except BrokenPipeError:
+        pass  # whoever asked has seen enough
     except BaseException:  # noqa: BLE001 - a child must not go on as its parent
         traceback.print_exc()
     finally:
@@ -89,7 +101,9 @@ def _fork(seed: int, plant: str) -> tuple[int, int]:
 
 def command(result: dict[str, Any]) -> str:
     """What replays a seed."""
-    plant = f" --plant {result['plant']}" if result.get("plant") else ""
+    plant = f" --plant '{result['plant']}'" if result.get("plant") else ""
+    if result.get("only"):
+        plant += f" --only {','.join(result['only'])}"
     return f"PYTHONHASHSEED=0 PYTHONPATH=tests/lib .venv/bin/python -m reedbed_sim --seed {result['seed']}{plant}"
 
 

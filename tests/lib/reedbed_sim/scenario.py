@@ -143,9 +143,9 @@ class _Run:
         scene.clear()
         for number in sorted(scene.leaving):
             await self._as_operator(scene, {"do": "undrain", "device": number})
-        await self._become_whole(scene, WHOLE_S)
+        await self._become_whole(scene, WHOLE_S, collection=True)
         await self._scrubbed(scene)
-        left = await self._become_whole(scene, WHOLE_S)
+        left = await self._become_whole(scene, WHOLE_S, collection=True)
         if left:
             self._found.append(f"after {WHOLE_S:g} s without faults there is left: {left}")
         self._watch.look()
@@ -191,7 +191,7 @@ class _Run:
             whole = await self._become_whole(scene, 60.0)
             if whole:
                 cluster.trace(f"not whole yet: {whole}")
-            actions = [one for one in actions if one.harms or rng.random() < 0.3]
+            actions = [one for one in actions if one.harms or rng.random() < 0.3] or actions
         for driver in self._drivers:
             driver.slowness = 1.0
         for _ in range(rng.randint(4, 12)):
@@ -213,14 +213,16 @@ class _Run:
             if self.problems():
                 raise Found
 
-    async def _become_whole(self, scene: Scene, seconds: float) -> str:
+    async def _become_whole(self, scene: Scene, seconds: float, *, collection: bool = False) -> str:
         """Waits until nothing is left to do; what is after so many seconds."""
         until = self.cluster.loop.time() + seconds
         calm = 0
         left = ""
         while self.cluster.loop.time() < until:
             await self._wait(1.0)
-            left = self._watch.unfinished() or ("" if self._all_run() else "processes that do not run")
+            left = self._watch.unfinished(collection=collection) or (
+                "" if self._all_run() else "processes that do not run"
+            )
             calm = 0 if left.strip() else calm + 1
             catalog = self.cluster.catalog.catalog
             if (

@@ -177,8 +177,9 @@ class Watch:
 
     # At the end
 
-    def unfinished(self) -> str:
-        """What of the work that goes on by itself is not done yet, the empty string if all is."""
+    def unfinished(self, *, collection: bool) -> str:
+        """What of the work that goes on by itself is not done yet, the empty string if all is; with `collection` also
+        what is to be removed, which goes on for ever while clients overwrite."""
         catalog = self._cluster.catalog.catalog
         if catalog is None:
             return "no catalogd"
@@ -191,10 +192,10 @@ class Watch:
             "extents to mend": keeping["extents"],
             "marks": keeping["noting_pgs"],
             "moving positions": keeping["moving_positions"],
-            "dropped extents": status["queues"]["dropped"],
-            "orders": orders,
+            "dropped extents": status["queues"]["dropped"] if collection else 0,
+            "orders": orders if collection else 0,
             "positions at devices that are not up": sum(states.get(number) != "up" for number in named),
-            "uploads": status["counts"]["uploads"],
+            "uploads": status["counts"]["uploads"] if collection else 0,
         }
         return ", ".join(f"{count} {what}" for what, count in left.items() if count)
 
