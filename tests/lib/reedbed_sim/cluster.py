@@ -7,6 +7,7 @@ itself again after a while.
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,7 +138,8 @@ class Machine:
             return
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, ReedbedError | Gone):
-            self.cluster.loop.problems.append(f"{self.name} ended with {error!r}")
+            told = ''.join(traceback.format_exception(error)[-6:])
+            self.cluster.loop.problems.append(f"{self.name} ended with {error!r}: {told}")
         self.cluster.trace(f"{self.name} ended: {type(error).__name__} {error}")
         wanted = self._wanted
         self.kill()
