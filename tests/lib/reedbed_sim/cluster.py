@@ -138,7 +138,7 @@ class Machine:
             return
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, ReedbedError | Gone):
-            told = ''.join(traceback.format_exception(error)[-6:])
+            told = "".join(traceback.format_exception(error)[-6:])
             self.cluster.loop.problems.append(f"{self.name} ended with {error!r}: {told}")
         self.cluster.trace(f"{self.name} ended: {type(error).__name__} {error}")
         wanted = self._wanted
