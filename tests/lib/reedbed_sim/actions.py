@@ -18,6 +18,7 @@ from reedbed.catalog import mending
 from reedbed.catalog.records import MarkRow
 from reedbed.client.store import AsyncStore
 from reedbed.common.errors import ReedbedError
+from reedbed.ec.profiles import parse_profile
 from reedbed.protos import methods
 from reedbed.protos.types import ClusterMap, Device, PlacementGroup, Position
 from reedbed.storaged.segments import FOLDER as SEGMENTS
@@ -26,6 +27,7 @@ from reedbed_sim.loop import Process
 from reedbed_sim.network import Connection, Weather
 from reedbed_sim.scale import LAG_S
 from reedbed_sim.watch import Watch
+from reedbed_sim.workload import KEPT, PLAIN
 
 Act = Callable[["Scene"], Awaitable[None]]
 
@@ -414,6 +416,18 @@ async def undrain(scene: Scene) -> None:
     scene.leaving.clear()
 
 
+async def recode(scene: Scene) -> None:
+    """Another profile for a bucket, that survives as many losses at least."""
+    choices = [
+        profile.name
+        for profile in map(parse_profile, ("rs-1-2", "rs-2-1", "rs-2-2", "rs-3-1", "rs-3-2", "rs-4-2"))
+        if profile.m >= scene.parity and profile.n <= scene.cluster.plan.devices
+    ]
+    await scene.operate(
+        {"do": "recode", "bucket": scene.rng.choice((PLAIN, KEPT)), "profile": scene.rng.choice(choices)}
+    )
+
+
 async def there_and_back(scene: Scene) -> None:
     """A position moves to another device, its source is released and cleared, and it moves back; then an order of the
     meantime comes late."""
@@ -568,5 +582,6 @@ ACTIONS: Final = (
     Action("swing", 6, swing),
     Action("drain", 3, drain),
     Action("undrain", 2, undrain),
+    Action("recode", 4, recode),
     Action("rates", 1, rates),
 )

@@ -157,7 +157,7 @@ class _Run:
         except ReedbedError as error:
             self._found.append(f"all is whole, and a put fails: {error!r}")
         process, store = cluster.client("reader")
-        log, final = await process.start(_final(store), "final")
+        log, final = await process.start(read_final(store), "final")
         self._found += check_all(self.history, follower.seen, log, final)
         cluster.trace(f"counts: {self.counts()}")
 
@@ -271,7 +271,7 @@ async def _make_buckets(store: AsyncStore) -> None:
     await store.create_bucket(KEPT, versioned=True)
 
 
-async def _final(store: AsyncStore) -> tuple[list[Entry], FinalState]:
+async def read_final(store: AsyncStore) -> tuple[list[Entry], FinalState]:
     """Everything that there is, read through a client."""
     final = FinalState()
     log: list[Entry] = []
