@@ -18,11 +18,12 @@ import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from reedbed.catalog import extents, keys, lacks, mending, records
+from reedbed.catalog.carry_on import carried_on
 from reedbed.catalog.edit import Edit, editing
 from reedbed.catalog.engine import Engine, Reader, Writer
 from reedbed.catalog.hold import NO_HOLD, Hold
@@ -130,6 +131,7 @@ class Comparing:
         self._keeper = keeper
         self._needs = needs
         self._removals = removals
+        self._under_way: set[asyncio.Future[Any]] = set()
 
     async def lost(self, reports: Mapping[int, tuple[int, Sequence[ShardKey]]]) -> dict[int, list[ShardKey]]:
         """By device its incarnation and shards that it found damaged; returns those that need not be told again."""
@@ -209,8 +211,12 @@ class Comparing:
                 orders = self._find_garbage(edit, map_, device, surplus, compared, sure)
                 return compared, orders
 
-        compared, orders = await self._transactor.run(write)
-        self._removals.written(orders)
+        async def carry_out() -> Compared:
+            compared, orders = await self._transactor.run(write)
+            self._removals.written(orders)
+            return compared
+
+        compared = await carried_on(carry_out(), self._under_way)
         if compared.missing or compared.garbage:
             _log.warning(
                 "device %d: %d shards missing, %d shards of nobody", device, compared.missing, compared.garbage

@@ -7,13 +7,15 @@ Invariants:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from reedbed.catalog import edit, lacks, margins, mending, released
 from reedbed.catalog.balancing import Balancing
+from reedbed.catalog.carry_on import carried_on
 from reedbed.catalog.drains import plan_drain, read_leaving, write_leaving
 from reedbed.catalog.edit import editing
 from reedbed.catalog.engine import Engine, Writer
@@ -24,7 +26,7 @@ from reedbed.catalog.mending import Counted, Mended
 from reedbed.catalog.moves import Moves, begin, plan_moves
 from reedbed.catalog.needs import Needs
 from reedbed.catalog.rates import Progress, Rates, read_rates, write_rates
-from reedbed.catalog.removing import plan_removal, remove
+from reedbed.catalog.removing import RemovalPlan, plan_removal, remove
 from reedbed.catalog.reporting import age_s, by_device, by_pg, idle, seconds
 from reedbed.catalog.tasks import Task, TaskBoard
 from reedbed.common import logs
@@ -76,6 +78,7 @@ class Keeping:
         self._progress = Progress()
         self._stuck = 0
         self.balancing = Balancing(engine, transactor, keeper, pool)
+        self._under_way: set[asyncio.Future[Any]] = set()
         self._full: dict[int, float] = {}  # devices that refused a shard for want of room, and when they did last
         self._moved: dict[tuple[int, int, int], int] = {}  # PG, position, source; and the id clock when first seen so
         self._seen: ClusterMap | None = None
@@ -217,7 +220,11 @@ class Keeping:
         """Set what is not 0, durably. InvalidArgument."""
         if floor < 0 or ceiling < 0:
             raise InvalidArgument("rates are not below 0")
-        self._rates = await self._transactor.run(lambda writer: write_rates(writer, floor, ceiling))
+
+        async def carry_out() -> None:
+            self._rates = await self._transactor.run(lambda writer: write_rates(writer, floor, ceiling))
+
+        await carried_on(carry_out(), self._under_way)
         return self._rates
 
     async def drain(self, devices: Sequence[int], *, plan: bool) -> dict[str, object]:
@@ -250,15 +257,22 @@ class Keeping:
         """Take a device out for good; errors as of `removing.remove`."""
         if plan:
             return (await plan_removal(self._engine, self._keeper.map, device, self._leaving)).as_json()
-        told = await remove(self._engine, self._keeper, device, self._leaving)
-        self._leaving = self._leaving - {device}
-        self._settled = None
-        return told.as_json()
+
+        async def carry_out() -> RemovalPlan:
+            told = await remove(self._engine, self._keeper, device, self._leaving)
+            self._leaving = self._leaving - {device}
+            self._settled = None
+            return told
+
+        return (await carried_on(carry_out(), self._under_way)).as_json()
 
     async def _set_leaving(self, leaving: frozenset[int]) -> None:
-        await self._transactor.run(lambda writer: write_leaving(writer, leaving), urgent=True)
-        self._leaving = leaving
-        self._settled = None
+        async def carry_out() -> None:
+            await self._transactor.run(lambda writer: write_leaving(writer, leaving), urgent=True)
+            self._leaving = leaving
+            self._settled = None
+
+        await carried_on(carry_out(), self._under_way)
 
     def status(self) -> dict[str, object]:
         """How safe the data is, and how the work goes; sizes in bytes, times in seconds."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from reedbed.catalog.carry_on import carried_on
 from reedbed.catalog.engine import Engine, Writer
 from reedbed.catalog.leases import Transactor
 from reedbed.catalog.mapstate import (
@@ -73,7 +75,7 @@ class MapKeeper:
         self._history = MapHistory()
         self._transactor = transactor
         self._changing = asyncio.Lock()
-        self._under_way: set[asyncio.Future[ClusterMap]] = set()
+        self._under_way: set[asyncio.Future[Any]] = set()
 
     @property
     def map(self) -> ClusterMap:
@@ -101,7 +103,11 @@ class MapKeeper:
         `also` writes what belongs to the change, in its transaction, which there is only if something changes. Errors
         of `decide` and of the engine come through and leave the map as it was.
         """
-        return await self._shielded(lambda: next_change(self._map, *decide(self._map, self._counters)), also)
+
+        def make() -> MapChange | None:
+            return next_change(self._map, *decide(self._map, self._counters))
+
+        return await carried_on(self._change(make, also), self._under_way)
 
     async def remove(
         self, number: int, check: Callable[[ClusterMap], None], also: Callable[[Writer], None]
@@ -123,19 +129,10 @@ class MapKeeper:
             write_removed(writer, gone)
             also(writer)
 
-        map_ = await self._shielded(make, write)
+        map_ = await carried_on(self._change(make, write), self._under_way)
         assert gone is not None
         self._removed[gone.uuid] = number
         return map_
-
-    async def _shielded(
-        self, make: Callable[[], MapChange | None], also: Callable[[Writer], None] | None
-    ) -> ClusterMap:
-        # A caller that gives up must not leave a change half taken over: it goes on by itself
-        change = asyncio.ensure_future(self._change(make, also))
-        self._under_way.add(change)
-        change.add_done_callback(self._under_way.discard)
-        return await asyncio.shield(change)
 
     async def _change(self, make: Callable[[], MapChange | None], also: Callable[[Writer], None] | None) -> ClusterMap:
         async with self._changing:

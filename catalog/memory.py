@@ -3,6 +3,7 @@
 Invariants:
 - A committed state is never changed: a transaction copies it at its first change, so that readers keep what they have.
 - States and redo records change only with the writer's lock held, both in one assignment.
+- What a crash leaves is the last finished transaction, or the one under way.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from reedbed.catalog.engine import Reader, RedoRecord, Usage, Writer
 from reedbed.catalog.redo import check_load, check_range, check_trim
 from reedbed.catalog.sealed import seal
 from reedbed.catalog.transaction import SnapshotReader, TransactionWriter
-from reedbed.common.errors import DiskFull, Unavailable
+from reedbed.common.errors import DeviceFailed, DiskFull, Unavailable
 
 
 @dataclass(slots=True)
@@ -73,10 +74,18 @@ class _MemoryRows:
 
 
 class MemoryEngine:
-    """An Engine whose durable state is a Python object. `full` plays a disk that is down to its reserve."""
+    """An Engine whose durable state is a Python object. `full` plays a disk that is down to its reserve.
+
+    fail_syncs: the disk takes no more; the transaction under way then is there after a start, or is not. around: called
+    with "begin" before and "end" after each change of the durable state.
+    """
 
     def __init__(self) -> None:
         self.full = False
+        self.fail_syncs = False
+        self.around: Callable[[str], None] = lambda _: None
+        self._failed = False
+        self._lost: _State | None = None  # of the sync that failed
         self._state = _State()
         self._writing = threading.Lock()
         self._writing_thread: int | None = None
@@ -105,6 +114,8 @@ class MemoryEngine:
     @contextmanager
     def _transaction(self, urgent: bool) -> Iterator[Writer]:
         self._check_open()
+        if self._failed:
+            raise DeviceFailed("the catalog's disk has failed", where="memory")
         if self.full and not urgent:
             raise DiskFull("the catalog's disk is down to its reserve", where="memory")
         rows = _MemoryRows(self._state)
@@ -118,7 +129,15 @@ class MemoryEngine:
         if changes:
             state = rows.state
             record = RedoRecord(state.position + 1, sorted(changes.items()))
-            self._state = _State(state.keys, state.rows, [*state.redo, record], state.floor)
+            self._publish(_State(state.keys, state.rows, [*state.redo, record], state.floor))
+
+    def _publish(self, state: _State) -> None:
+        self.around("begin")
+        if self.fail_syncs:
+            self._failed, self._lost = True, state
+            raise DeviceFailed("the catalog's disk has failed", where="memory", maybe_applied=True)
+        self._state = state
+        self.around("end")
 
     def redo_position(self) -> int:
         self._check_open()
@@ -136,7 +155,7 @@ class MemoryEngine:
             state = self._state
             check_trim(upto, state.position)
             if upto > state.floor:
-                self._state = _State(state.keys, state.rows, state.redo[upto - state.floor :], upto)
+                self._publish(_State(state.keys, state.rows, state.redo[upto - state.floor :], upto))
 
     def load(self, changes: Iterable[tuple[bytes, bytes | None]], position: int) -> None:
         with self._writing:
@@ -158,11 +177,14 @@ class MemoryEngine:
         with self._writing:
             self._closed = True
 
-    def crash(self) -> MemoryEngine:
-        """Stop at once, losing transactions under way; returns the engine that starts again from what was committed."""
+    def crash(self, *, keep_failed: bool = False) -> MemoryEngine:
+        """Stop at once, losing transactions under way; returns the engine that starts again from what was committed.
+
+        With `keep_failed` the transaction whose sync failed was written all the same.
+        """
         self._closed = True
         again = MemoryEngine()
-        again._state = self._state
+        again._state = self._lost if keep_failed and self._lost is not None else self._state
         return again
 
     def spoil(self, key: bytes, change: Callable[[bytes], bytes]) -> None:

@@ -12,18 +12,21 @@ Invariants:
   for extents dropped longer ago than the grace and below the durable horizon, so that no commit may name them any more:
   no order names a live extent. Where space is short the grace is only that of the longest read.
 - A dropped extent whose id is held (hold.py) stays: what was lost may have named it again.
-- An order goes out with every heartbeat of its device until that device reports it done, or was cleaned.
+- An order goes out with every heartbeat of its device until that device reports it done, or was cleaned. How many are
+  open, in memory, is as the rows say, also where whoever changed them has given up meanwhile.
 - An order's generation is the PG's of that moment, so that every shard of the extent put so far falls under it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from reedbed.catalog import extents
+from reedbed.catalog.carry_on import carried_on
 from reedbed.catalog.edit import Edit, editing
 from reedbed.catalog.engine import Engine, Reader, Writer
 from reedbed.catalog.extents import DroppedExtent
@@ -131,6 +134,7 @@ class Removals:
         self._needs = needs
         self._grace_s = grace_s
         self._open: dict[int, int] = {}  # orders that are not done, by device
+        self._under_way: set[asyncio.Future[Any]] = set()
         with engine.read() as reader:
             for key, _ in reader.scan(ORDER_ROWS, ORDER_ROWS + _AFTER):
                 device = int.from_bytes(key[len(ORDER_ROWS) : len(ORDER_ROWS) + 4], "big")
@@ -242,6 +246,9 @@ class Removals:
                 _close(writer, order)
             return orders
 
+        await carried_on(self._closed(write), self._under_way)
+
+    async def _closed(self, write: Callable[[Writer], list[Order]]) -> None:
         for order in await self._transactor.run(write, urgent=True):
             self._open[order.device] = max(0, self._open.get(order.device, 0) - 1)
 

@@ -48,6 +48,7 @@ log = logs.get("storaged")
 
 CALL_S = 10.0
 RETRY_MAX_S = 5.0
+CLEAN_RETRY_S = 30.0  # between tries to clean a device
 TWICE_S = 15.0  # after a move to another address the catalog waits for the old one to fall silent
 
 Renew = Callable[[int, ShardStore, int], Awaitable[ShardStore]]  # number (0: none yet), store, incarnation
@@ -63,10 +64,14 @@ class CatalogCaller(Protocol):
 
 @dataclass
 class Served:
-    """One device of this process; `done` are orders that the catalog has not been told of yet."""
+    """One device of this process; `done` are orders that the catalog has not been told of yet.
+
+    cleaning: it is to be cleaned and could not be yet. Its store is closed then, or about to be, and is left alone.
+    """
 
     store: ShardStore
     number: int = 0
+    cleaning: bool = False
     done: list[int] = field(default_factory=list)
     telling: Telling = field(default_factory=Telling)
 
@@ -104,7 +109,8 @@ class Agent:
         self._state = state
         self._caller = caller
         self._devices = [Served(store) for store in stores]
-        self.comparer = Comparer(lambda: self._devices, self._ask)
+        self.comparer = Comparer(self._served, self._ask)
+        self._clean_again = float("-inf")
         self._interval = HEARTBEAT_S
         self._address = ""
         # what the devices remember outlives a restart: a catalog that was replaced before it is not followed either
@@ -149,23 +155,31 @@ class Agent:
         DeviceRemoved if none may.
         """
         self._address = address
-        await self._register_all()
+        for device in list(self._devices):
+            await self._register_anew(device)
         await self.beat()
         return self.numbers
 
+    def _served(self) -> list[Served]:
+        return [device for device in self._devices if not device.cleaning]
+
     async def _register_all(self) -> None:
         for device in list(self._devices):
-            try:
-                if await self._register(device):
-                    await self._register(device)
-            except DeviceRemoved as error:
-                if len(self._devices) == 1:
-                    raise
-                # the others of its process go on
-                log.error("%s: %s", device.store.folder, error)
-                self._devices.remove(device)
-                if self._withdraw is not None:
-                    await self._withdraw(device.number or device.store.memory.number)
+            with _alone(device, "it is left alone for now"):
+                await self._register_anew(device)
+
+    async def _register_anew(self, device: Served) -> None:
+        try:
+            if await self._register(device):
+                await self._register(device)
+        except DeviceRemoved as error:
+            if len(self._devices) == 1:
+                raise
+            # the others of its process go on
+            log.error("%s: %s", device.store.folder, error)
+            self._devices.remove(device)
+            if self._withdraw is not None:
+                await self._withdraw(device.number or device.store.memory.number)
 
     async def _register(self, device: Served) -> bool:
         """Whether the device was cleaned, and has to be registered as what it is now."""
@@ -185,8 +199,11 @@ class Agent:
         await self._follow(0, reply.term)  # nothing that follows is done on the word of a catalog that was replaced
         if reply.clean and reply.incarnation > status.incarnation and self._renew is not None:
             log.warning("%s: its positions were given to others: it is cleaned", device.store.folder)
+            device.cleaning = True
+            self._clean_again = self._state.clock.monotonic() + CLEAN_RETRY_S
             device.store = await self._renew(device.number, device.store, reply.incarnation)
             device.telling = Telling()
+            device.cleaning = False
             return True
         if reply.incarnation != status.incarnation:
             raise InvalidArgument(
@@ -204,14 +221,14 @@ class Agent:
         """Takes a term over; StaleTerm for one of a catalog that has been replaced."""
         if not self._state.saw(epoch, term):
             raise StaleTerm(f"an answer of term {term}, but the catalog is in term {self._state.term}")
-        for device in self._devices:
+        for device in self._served():
             if device.store.term < term:
                 with _alone(device, "the catalog's term is not remembered"):
                     await asyncio.to_thread(device.store.note_term, term)
 
     async def beat(self) -> None:
         """One heartbeat, with what its answer asks for."""
-        told = [(device, list(device.done)) for device in self._devices]
+        told = [(device, list(device.done)) for device in self._served()]
         reports = [await self._report(device, done) for device, done in told]
         sent_at = self._state.clock.monotonic()
         epoch = self._map.epoch if self._map else 0
@@ -226,7 +243,7 @@ class Agent:
         for device, done in told:
             heard = set(done)
             device.done = [number for number in device.done if number not in heard]
-        for device in self._devices:
+        for device in self._served():
             for noted in reply.noted:
                 if noted.device == device.number:
                     device.telling.noted((Id(shard.extent), shard.index) for shard in noted.shards)
@@ -243,12 +260,12 @@ class Agent:
     async def _remember_map(self, map_: ClusterMap | None) -> None:
         if map_ is None:
             return
-        for device in self._devices:
+        for device in self._served():
             with _alone(device, "the cluster map is not remembered"):
                 await asyncio.to_thread(device.store.remember_map, self._state.term, map_)
 
     async def _remember(self, note: CatalogNote) -> None:
-        for device in self._devices:
+        for device in self._served():
             known = device.store.memory
             if known.note is None or note.age > known.note.age or known.number != device.number:
                 with _alone(device, "what the catalog says of itself is not remembered"):
@@ -280,7 +297,7 @@ class Agent:
 
     async def _learn(self, change: MapChange) -> None:
         """New generations of PGs that have a device of ours; a store that has one already changes nothing."""
-        for device in self._devices:
+        for device in self._served():
             newer = {
                 pg.id: pg.generation
                 for pg in change.pgs
@@ -297,7 +314,7 @@ class Agent:
         self._state.saw(change.epoch, self._state.term)
 
     async def _carry_out(self, orders: Sequence[catalog_pb2.RemoveOrder], term: int) -> None:
-        for device in self._devices:
+        for device in self._served():
             mine = [order for order in orders if order.device == device.number]
             if not mine:
                 continue
@@ -330,6 +347,9 @@ class Agent:
             log.warning("the catalog wants to be told anew who we are: %s", error)
             await self._register_all()
             await self.beat()
+        now = self._state.clock.monotonic()
+        if now >= self._clean_again and any(device.cleaning for device in self._devices):
+            await self._register_all()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Heartbeats until `stop`. A catalogd that cannot be reached is tried on.

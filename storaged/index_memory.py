@@ -79,6 +79,7 @@ class MemoryHome:
     def __init__(self, check_disk: Callable[[str], None] = lambda _: None) -> None:
         self.check_disk = check_disk
         self._state: _State | None = None
+        self.begun = False  # a transaction has ended since it was made
 
     def exists(self) -> bool:
         return self._state is not None
@@ -93,7 +94,7 @@ class MemoryHome:
         return Index(_MemoryRows(self))
 
     def remove(self) -> None:
-        self._state = None
+        self._state, self.begun = None, False
 
     def sum(self) -> tuple[int, int]:
         if self._state is None:
@@ -109,7 +110,7 @@ class MemoryHome:
     def crash(self, check_disk: Callable[[str], None] = lambda _: None) -> MemoryHome:
         """What is there after a power cut."""
         after = MemoryHome(check_disk)
-        after._state = self._state
+        after._state, after.begun = self._state, self.begun
         return after
 
     @property
@@ -119,7 +120,7 @@ class MemoryHome:
 
     def become(self, state: _State) -> None:
         self.check_disk("index begin")
-        self._state = state
+        self._state, self.begun = state, True
         self.check_disk("index end")
 
 

@@ -159,14 +159,19 @@ async def run_process(
             (await asyncio.to_thread(store.scrubber, Pace(settings.scrub_period_s, settings.scrub_rate))).start()
             return store
 
+        cleaned: dict[str, int] = {}  # folders, and the incarnation that they were cleaned for
+
         async def renew(number: int, store: ShardStore, incarnation: int) -> ShardStore:
+            folder = str(store.folder)
             await service.withdraw(number or store.memory.number)
             await asyncio.to_thread(store.close, clean=False)
-            try:
-                await asyncio.to_thread(world.clean, str(store.folder), incarnation)
-            except OSError as error:
-                raise DeviceFailed(f"it cannot be cleaned: {error}", where=str(store.folder), retryable=True) from error
-            fresh = await open_store(str(store.folder))
+            if cleaned.get(folder) != incarnation:
+                try:
+                    await asyncio.to_thread(world.clean, folder, incarnation)
+                except OSError as error:
+                    raise DeviceFailed(f"it cannot be cleaned: {error}", where=folder, retryable=True) from error
+                cleaned[folder] = incarnation
+            fresh = await open_store(folder)
             if number:
                 service.serve(number, fresh)
             return fresh

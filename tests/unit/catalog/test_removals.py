@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -248,3 +249,38 @@ async def test_steps_and_answers_are_bounded_and_share_fairly(rack: Any) -> None
         seen |= {order.extent for order in orders}
         orders = await ordered(one, 3, [order.number for order in orders])
     assert len(seen) == count
+
+
+class _Slow:
+    """A transactor whose answer comes when it is let."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.done = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def run(self, fn: Any, *, urgent: bool = False) -> Any:
+        result = await self.inner.run(fn, urgent=urgent)
+        self.done.set()
+        await self.go.wait()
+        return result
+
+
+async def test_a_heartbeat_that_is_given_up_leaves_no_order_open_that_is_done(rack: Any) -> None:
+    one = await cluster_of_three(rack)
+    (extent,) = await written(one)
+    drop(one, [extent])
+    await pass_time(one, GRACE + LAG)
+    await one.removals.step()
+    numbers = [order.number for order in await ordered(one, 1)]
+    slow = one.removals._transactor = _Slow(one.removals._transactor)
+    beat = asyncio.ensure_future(one.removals.done({1: numbers}))
+    await slow.done.wait()
+    beat.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await beat
+    slow.go.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert rows_of_orders(one) == 2 + 1
+    assert one.removals.open_orders() == {2: 1, 3: 1}

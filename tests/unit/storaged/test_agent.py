@@ -14,6 +14,7 @@ from reedbed.common.clock import Deadline, ManualClock
 from reedbed.common.errors import (
     AlreadyExists,
     DamagedShard,
+    DeviceFailed,
     DeviceRemoved,
     DiskFull,
     InvalidArgument,
@@ -25,7 +26,7 @@ from reedbed.common.errors import (
 )
 from reedbed.common.ids import Id
 from reedbed.protos import catalog_pb2, methods
-from reedbed.storaged.agent import TWICE_S, Agent
+from reedbed.storaged.agent import CLEAN_RETRY_S, TWICE_S, Agent
 from reedbed.storaged.calls import PutShard, Removal
 from reedbed.storaged.entries import Position
 from reedbed.storaged.identity import clean_folder
@@ -367,6 +368,38 @@ async def test_a_device_whose_positions_were_given_away_is_cleaned_and_comes_bac
     assert (fresh.incarnation, fresh.status().shards) == (2, 0)
     assert catalog.heard[-1].devices[0].incarnation == 2
     fresh.close()
+
+
+async def test_a_device_that_cannot_be_cleaned_yet_is_left_alone_and_silences_nobody(store: ShardStore) -> None:
+    """Its store is closed: writing a term through it would undo what the cleaning did meanwhile."""
+    state = CatalogState(CLUSTER, (catalog := Catalog()).clock)
+    broken = [True]
+
+    async def renew(number: int, old: ShardStore, incarnation: int) -> ShardStore:
+        old.close(clean=False)
+        if broken:
+            catalog.term = 6
+            raise DeviceFailed("it cannot be cleaned: Input/output error")
+        clean_folder(old.folder, incarnation)
+        return ShardStore.open(old.folder, CLUSTER)
+
+    agent = Agent(StoragedSettings(dir=("x",)), state, catalog, [store], renew)
+    await agent.register("127.0.0.1:1")
+    before = (store.folder / "device.json").read_bytes()
+    catalog.clean_below, catalog.refuse = 2, True
+    await agent._beat_or_register()
+    assert [list(heard.devices) for heard in catalog.heard[-1:]] == [[]]  # of others there would be reports
+    assert state.may_write()
+    assert (store.folder / "device.json").read_bytes() == before
+    registered_before = len(catalog.registered)
+    await agent._beat_or_register()
+    assert len(catalog.registered) == registered_before  # not with every heartbeat
+    broken.clear()
+    catalog.clock.advance(CLEAN_RETRY_S)
+    await agent._beat_or_register()
+    await agent.beat()
+    assert [device.incarnation for device in catalog.heard[-1].devices] == [2]
+    agent.stores[0].close()
 
 
 async def test_a_replaced_catalog_cleans_nothing(store: ShardStore) -> None:
