@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from random import Random
 from typing import Final
 
 from reedbed.catalog import keeping, rewriting, sweep
@@ -74,6 +75,7 @@ class Catalog:
         runner: Runner | None = None,
         listens: Callable[[str], Awaitable[bool]] = listens,
         connector: Connector | None = None,
+        rng: Random | None = None,
     ) -> None:
         """`leases` have taken their term on this engine; `pool` runs long reads, `runner` the committer; `listens`
         tells whether anybody does at an address, `connector` leads to the devices. Errors as of `mapkeeper.found`."""
@@ -85,7 +87,7 @@ class Catalog:
         self._keeper = MapKeeper(engine, self._committer)
         deciding = self._keeper.deciding
         self._needs = Needs(leases, AckJudge(deciding), ProfileJudge(deciding), clock)
-        self.survival = Survival(engine, self._committer, leases, self._keeper, settings, clock, connector)
+        self.survival = Survival(engine, self._committer, leases, self._keeper, settings, clock, connector, rng)
         self._removals = Removals(
             engine,
             self._committer,

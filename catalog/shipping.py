@@ -8,8 +8,8 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Sequence
+from random import Random
 from typing import Final
 
 import msgspec
@@ -34,10 +34,11 @@ _log = logs.get("catalog.copy")
 class Shipping:
     """See the module's text. Belongs to one event loop."""
 
-    def __init__(self, work: CopyWork, every_s: float) -> None:
+    def __init__(self, work: CopyWork, every_s: float, rng: Random) -> None:
         """every_s: from one run to the next, at least."""
         self._work = work
         self._every_s = every_s
+        self._rng = rng
         self._shipped_at: float | None = None
         self._alone = asyncio.Lock()
         self._behind = 0  # records that are worth shipping and wait
@@ -121,7 +122,7 @@ class Shipping:
         return await asyncio.to_thread(self._work.engine.read_redo, after, copying.RUN_RECORDS)
 
     async def _begin_anew(self) -> CopyRow:
-        return await self._work.begin(secrets.token_bytes(ID_BYTES))
+        return await self._work.begin(self._rng.randbytes(ID_BYTES))
 
     def _count(self, found: Sequence[RedoRecord]) -> None:
         self._behind = sum(copying.worth_shipping(record) for record in found)

@@ -7,8 +7,8 @@ redo records are kept as far as `redo_keep`.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
+from random import Random
 from typing import Any, Final
 
 import msgspec
@@ -69,6 +69,7 @@ class Survival:
         settings: CatalogdSettings,
         clock: Clock,
         connector: Connector | None,
+        rng: Random | None = None,
     ) -> None:
         self._engine = engine
         self._committer = committer
@@ -76,8 +77,9 @@ class Survival:
         self._keeper = keeper
         self._settings = settings
         self._clock = clock
+        self._rng = rng or Random()
         cluster = keeper.map.cluster
-        self._pool = LanePool(connector, cluster, clock=clock) if connector is not None else None
+        self._pool = LanePool(connector, cluster, clock=clock, rng=self._rng) if connector is not None else None
         asking = Asking(self._pool, clock) if self._pool is not None else None
         self._asking = asking
         with engine.read() as reader:
@@ -92,7 +94,7 @@ class Survival:
         """The second half, which needs what the first one is needed for."""
         self._ensure_profile = ensure_profile
         map_ = self._keeper.map
-        latency, rng = LatencyBook(), random.Random()
+        latency, rng = LatencyBook(), self._rng
         self._place: Callable[[Profile], Place] | None = None
         if self._pool is not None:
             pool = self._pool
@@ -121,7 +123,7 @@ class Survival:
             self._clock,
         )
         self._work = work
-        self._shipping = Shipping(work, self._settings.copy_every_s)
+        self._shipping = Shipping(work, self._settings.copy_every_s, self._rng)
         self._snapshots = Snapshots(work, self._shipping)
         self._backups = BackupCalls(self._engine, map_.cluster, self._leases.term, self._clock, self._snapshots.want)
         self._held = HeldExtents(

@@ -187,6 +187,7 @@ class CatalogMachine(Machine):
             SimRunner(process),
             cluster.network.listens,
             SimConnector(cluster.network),
+            Random(cluster.rng.getrandbits(64)),
         )
         cluster.network.serve(ENDPOINT, process, catalog)
         cluster.trace(f"catalog serves in term {leases.term()}")
