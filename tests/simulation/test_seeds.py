@@ -68,4 +68,5 @@ def test_a_seed_is_the_same_run_in_every_process(seed: int) -> None:
 def test_a_planted_bug_is_found(name: str) -> None:
     bug: Planted = BUGS[name]
     (*_, last) = simulate("--seed", str(bug.seed), "--count", str(bug.seeds), "--plant", name, "--stop")
+    assert last.get("digest"), f"the bug was not planted: {last}"
     assert last["problems"], f"{bug.seeds} seeds from {bug.seed} do not find it"

@@ -121,10 +121,10 @@ BUGS: Final[dict[str, Planted]] = {
                 "catalog.removals",
                 "Removals.step",
                 (
-                    "before = self._leases.shown_before(self._grace_s)",
-                    "before = int((self._needs.clock.wall() - self._grace_s) * 1000)",
+                    "before = self._leases.shown_before(grace)",
+                    "before = int((self._needs.clock.wall() - grace) * 1000)",
                 ),
-                ("if dropped.id < horizon]", "if dropped.id]"),
+                ("if dropped.id < horizon and", "if"),
             ),
             Rewritten("catalog.extents", "forget_dropped", ("or not edit.below_horizon(extent_id)", "")),
         ]
@@ -136,7 +136,8 @@ BUGS: Final[dict[str, Planted]] = {
                 "Leases._horizon_ms",
                 ("aged(self._stretches_now(now), self._lag_ms) or 0", "int(self._clock.wall() * 1000)"),
             )
-        ]
+        ],
+        only=("jump_clock",),
     ),
     "late deletion after a shard moved back": Planted(
         [Rewritten("storaged.batch", "Batch.remove", ("or entry.generation > order.generation", ""))],
