@@ -8,7 +8,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -182,19 +182,24 @@ class Keeping:
         """Whether tasks wait for a process at one of these addresses."""
         return any(self._board.waits_for(address) for address in addresses)
 
-    async def exchange(self, devices: Sequence[int], boot: int, results: Sequence[Result], room: int) -> list[Task]:
-        """Takes a process's results, and gives it up to `room` further tasks. NotFound for devices that are unknown."""
+    def process_of(self, devices: Sequence[int]) -> str:
+        """The address of the process that serves these devices. NotFound for devices that are unknown."""
         map_ = self._keeper.map
         addresses = {map_.devices[number].address for number in devices if number in map_.devices}
         if len(addresses) != 1:
             raise NotFound(f"no process serves the devices {list(devices)}", hint="Register them first")
-        address = addresses.pop()
+        return addresses.pop()
+
+    async def exchange(
+        self, address: str, boot: int, results: Sequence[Result], room: int, held: Collection[Id] | None = None
+    ) -> list[Task]:
+        """Takes a process's results, and gives it up to `room` further tasks; `held` as of `TaskBoard.take`."""
         if results:
             await self._record(address, results)
         with self._engine.read() as reader:
             now = self._clock.monotonic()
             most = min(room, TASKS_PER_ANSWER)
-            return self._board.take(reader, self._keeper.map, address, boot, most, now)
+            return self._board.take(reader, self._keeper.map, address, boot, most, now, held)
 
     async def _record(self, address: str, results: Sequence[Result]) -> None:
         def apply(writer: Writer) -> list[Counted | None]:

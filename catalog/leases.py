@@ -202,9 +202,9 @@ class Leases:
 
     async def lease(self, transactor: Transactor, owner: int = CLIENTS) -> Lease:
         """A fresh block for that owner (common/ids.py). May take a transaction first, whose errors come through."""
-        while self._next_block >= self._state.blocks or self.id_time_ms() >= self._state.bound:
+        while self._next_block >= self._state.blocks or (now := self.id_time_ms()) >= self._state.bound:
             await self._reserve(transactor)
-        prefix = make_block(self.id_time_ms(), self._next_block, owner)
+        prefix = make_block(now, self._next_block, owner)
         self._next_block += 1
         good_for_ms = min(int(GOOD_FOR_S * 1000), self._lag_ms // 4)
         return Lease(prefix, ID_BLOCK_IDS, self.horizon(), max(1, good_for_ms))

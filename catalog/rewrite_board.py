@@ -82,14 +82,20 @@ class RewriteBoard:
         process = self._processes.get(address)
         return self.waiting > 0 and not self.held(now) and (process is None or len(process.given) < AT_HAND)
 
-    def heard(self, address: str, boot: int, now: float) -> None:
-        """The process is there; if it started anew, it has nothing."""
+    def heard(self, address: str, boot: int, now: float, held: Collection[int] | None = None) -> None:
+        """The process is there; if it started anew, it has nothing.
+
+        held: the groups that it has; others that it was given were in an answer that was lost on the way.
+        """
         process = self._processes.get(address)
         if process is None or process.boot != boot:
             if process is not None:
                 self._end(process.given.values())
             process = self._processes[address] = _Process(boot, now)
         process.heard = now
+        if held is not None:
+            for number in [number for number in process.given if number not in held]:
+                self._end((process.given.pop(number),))
 
     def take(self, address: str, now: float, compact_first: bool) -> tuple[int, Group] | None:
         """A group for the process, which was heard, with its number."""

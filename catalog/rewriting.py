@@ -226,10 +226,12 @@ class Rewriting:
         now = self._clock.monotonic()
         return (not repairing or self.short()) and any(self._board.room(address, now) for address in addresses)
 
-    def take(self, address: str, boot: int, room: int, repairing: bool) -> list[Rewrite]:
-        """Up to `room` tasks for the process at that address."""
+    def take(
+        self, address: str, boot: int, room: int, repairing: bool, held: Collection[int] | None = None
+    ) -> list[Rewrite]:
+        """Up to `room` tasks for the process at that address; `held` as of `RewriteBoard.heard`."""
         now = self._clock.monotonic()
-        self._board.heard(address, boot, now)
+        self._board.heard(address, boot, now, held)
         short = self.short()
         tasks: list[Rewrite] = []
         while len(tasks) < room and (not repairing or short):

@@ -154,8 +154,13 @@ class ClusterCalls:
 
     async def _tasks(self, request: Request) -> Response:
         message = parse(catalog_pb2.TasksRequest, request.header)
-        if len(message.results) > RESULTS_MAX:
-            raise InvalidArgument(f"{len(message.results)} results in one call are more than {RESULTS_MAX}")
+        for what, count in (
+            ("results", len(message.results)),
+            ("tasks", len(message.held)),
+            ("rewrites", len(message.rewriting)),
+        ):
+            if count > RESULTS_MAX:
+                raise InvalidArgument(f"{count} {what} in one call are more than {RESULTS_MAX}")
         results = [
             Result(
                 Mended(
@@ -169,10 +174,14 @@ class ClusterCalls:
             if not result.HasField("rewritten")
         ]
         rewritten = [rewritten_from(result) for result in message.results if result.HasField("rewritten")]
-        tasks = await self._keeping.exchange(list(message.devices), message.boot, results, message.room)
-        address = self._cluster.map.devices[message.devices[0]].address
+        address, boot = self._keeping.process_of(list(message.devices)), message.boot
+        held = {check_id(extent, "extent id") for extent in message.held}
+        tasks = await self._keeping.exchange(address, boot, results, message.room, held)
         await self._rewriting.record(address, rewritten)
-        rewrites = self._rewriting.take(address, message.boot, message.room - len(tasks), self._keeping.open_tasks > 0)
+        repairing = self._keeping.open_tasks > 0
+        rewrites = self._rewriting.take(
+            address, boot, message.room - len(tasks), repairing, frozenset(message.rewriting)
+        )
         epoch, _ = self._cluster.position()
         reply = catalog_pb2.TasksReply(floor=self._keeping.rates.floor, ceiling=self._keeping.rates.ceiling)
         for task in tasks:

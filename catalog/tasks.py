@@ -8,7 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Final
@@ -90,13 +90,28 @@ class TaskBoard:
         self._after, self._found = None, 0
         return False
 
-    def take(self, reader: Reader, map_: ClusterMap, address: str, boot: int, room: int, now: float) -> list[Task]:
-        """Up to `room` tasks for the process at that address."""
+    def take(
+        self,
+        reader: Reader,
+        map_: ClusterMap,
+        address: str,
+        boot: int,
+        room: int,
+        now: float,
+        held: Collection[Id] | None = None,
+    ) -> list[Task]:
+        """Up to `room` tasks for the process at that address.
+
+        held: the extents whose tasks it still has; those of an answer that was lost on the way are free again.
+        """
         process = self._process(address, now)
-        if boot != process.boot:
-            self._assigned -= process.given
-            process.given.clear()
-            process.boot = boot
+        kept = process.given if held is None else process.given.intersection(held)
+        lost = process.given - (kept if boot == process.boot else set())
+        if lost:
+            self._assigned -= lost
+            process.given = process.given - lost
+            self.wake()
+        process.boot = boot
         process.heard = now
         tasks: list[Task] = []
         while process.waiting and len(tasks) < room:

@@ -804,16 +804,20 @@ class RemoveOrder(_message.Message):
     def __init__(self, number: _Optional[int] = ..., device: _Optional[int] = ..., extent: _Optional[bytes] = ..., index: _Optional[int] = ..., pg: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class TasksRequest(_message.Message):
-    __slots__ = ("devices", "boot", "results", "room")
+    __slots__ = ("devices", "boot", "results", "room", "held", "rewriting")
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     BOOT_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     ROOM_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    REWRITING_FIELD_NUMBER: _ClassVar[int]
     devices: _containers.RepeatedScalarFieldContainer[int]
     boot: int
     results: _containers.RepeatedCompositeFieldContainer[TaskResult]
     room: int
-    def __init__(self, devices: _Optional[_Iterable[int]] = ..., boot: _Optional[int] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., room: _Optional[int] = ...) -> None: ...
+    held: _containers.RepeatedScalarFieldContainer[bytes]
+    rewriting: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, devices: _Optional[_Iterable[int]] = ..., boot: _Optional[int] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., room: _Optional[int] = ..., held: _Optional[_Iterable[bytes]] = ..., rewriting: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TaskResult(_message.Message):
     __slots__ = ("extent", "acks", "error", "rewritten", "full")

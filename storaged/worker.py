@@ -58,7 +58,7 @@ class Worker:
         self._politeness = Politeness(MIB, MIB)
         self._waiting: deque[catalog_pb2.Task] = deque()
         self._results: list[catalog_pb2.TaskResult] = []
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], catalog_pb2.Task] = {}
         self._memory = 0
         self._alone = asyncio.Lock()
         self._polite_at = -inf  # when the last task beside foreground began
@@ -99,8 +99,14 @@ class Worker:
     async def _ask(self) -> int:
         """Reports, and takes tasks; returns how many came."""
         results = list(self._results)
+        at_hand = (*self._waiting, *self._running.values())
         request = catalog_pb2.TasksRequest(
-            devices=self._numbers(), boot=self._boot, results=results, room=max(0, WAITING - len(self._waiting))
+            devices=self._numbers(),
+            boot=self._boot,
+            results=results,
+            room=max(0, WAITING - len(self._waiting)),
+            held=[task.extent.id for task in at_hand if not is_rewrite(task)],
+            rewriting=[task.rewrite.number for task in at_hand if is_rewrite(task)],
         )
         reply = await self._exchange(request)
         del self._results[: len(results)]
@@ -119,8 +125,8 @@ class Worker:
             self._waiting.popleft()
             self._memory += size
             task = asyncio.get_running_loop().create_task(self._carry_out(message, size))
-            self._running.add(task)
-            task.add_done_callback(lambda task, message=message: self._ended(task, message))  # type: ignore[misc]
+            self._running[task] = message
+            task.add_done_callback(self._ended)
 
     async def _carry_out(self, message: catalog_pb2.Task, size: int) -> None:
         try:
@@ -133,8 +139,8 @@ class Worker:
         finally:
             self._memory -= size
 
-    def _ended(self, task: asyncio.Task[None], message: catalog_pb2.Task) -> None:
-        self._running.discard(task)
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        message = self._running.pop(task)
         if not task.cancelled() and (bug := task.exception()) is not None:
             log.error("a task failed", exc_info=bug)
             self._results.append(failed(message, ReedbedError.code, f"the worker failed: {bug!r}"))

@@ -214,17 +214,23 @@ class Model:
         for number, results in late:
             if number not in self.map.devices:
                 continue
-            await self.rack.keeping.exchange([number], self.boot, results, 0)
+            await self.exchange(number, self.boot, results, 0)
+
+    async def exchange(
+        self, number: int, boot: int, results: list[Result], room: int, held: list[Id] | None = None
+    ) -> list[Task]:
+        """What the process that serves the device reports and asks for."""
+        return await self.rack.keeping.exchange(self.rack.keeping.process_of([number]), boot, results, room, held)
 
     async def work(self, answered: bool = True) -> None:
         """Every process that runs takes tasks and carries them out; without `answered` its report comes late."""
         for number in sorted(self.disks.running):
             if self.map.devices[number].state != "up":
                 continue
-            tasks = await self.rack.keeping.exchange([number], self.boot, [], self.random.randrange(1, 9))
+            tasks = await self.exchange(number, self.boot, [], self.random.randrange(1, 9))
             results = [self._carry_out(task) for task in tasks]
             if answered:
-                await self.rack.keeping.exchange([number], self.boot, results, 0)
+                await self.exchange(number, self.boot, results, 0)
             else:
                 self.late.append((number, results))
                 self.boot += 1

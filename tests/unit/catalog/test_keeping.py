@@ -150,7 +150,7 @@ async def test_the_extents_that_are_most_in_danger_come_first(rack: Callable[...
         levels = [left for _, left, _ in lacks.queue(reader, 1000)]
     assert levels == sorted(levels)
     assert {0, 1} <= set(levels)
-    tasks = await one.keeping.exchange([3], 1, [], 256)
+    tasks = await one.keeping.exchange(one.keeping.process_of([3]), 1, [], 256)
     assert [task.redundancy for task in tasks] == sorted(task.redundancy for task in tasks)
 
 
@@ -213,7 +213,7 @@ async def test_a_report_counts_only_for_the_device_that_the_position_names_as_it
 
     async def report(device: int, incarnation: int, at: int = position) -> int:
         result = Result(Mended(extent_id, (Ack(at, device, incarnation),)), "")
-        await model.rack.keeping.exchange([1], 1, [result], 0)
+        await model.exchange(1, 1, [result], 0)
         return int(model.rack.keeping.status()["shards"])
 
     assert await report(other, 1) == before
@@ -235,19 +235,23 @@ async def test_a_task_is_given_again_when_its_process_starts_anew_or_is_silent(r
     for _ in range(20):
         await model.write()
     await model.step()
-    given = [task.extent.id for task in await model.rack.keeping.exchange([2], 1, [], 100)]
+    given = [task.extent.id for task in await model.exchange(2, 1, [], 100)]
     assert given
-    assert await model.rack.keeping.exchange([2], 1, [], 100) == []
+    assert await model.exchange(2, 1, [], 100) == []
     await model.step()
-    assert await model.rack.keeping.exchange([2], 1, [], 100) == []
-    await model.rack.keeping.exchange([2], 2, [], 100)
+    assert await model.exchange(2, 1, [], 100, given) == []
+    again = await model.exchange(2, 1, [], 100, given[1:])
+    assert again == [], "what was lost waits for its turn"
+    await model.step()
+    assert [task.extent.id for task in await model.exchange(2, 1, [], 100, given[1:])] == given[:1]
+    await model.exchange(2, 2, [], 100)
     model.rack.clock.advance(2)
     await model.step()
-    assert [task.extent.id for task in await model.rack.keeping.exchange([2], 2, [], 100)] == given
+    assert [task.extent.id for task in await model.exchange(2, 2, [], 100)] == given
     model.rack.clock.advance(LEASE_S + 1)
     for _ in range(3):
         await model.step()
-    assert [task.extent.id for task in await model.rack.keeping.exchange([2], 2, [], 100)] == given
+    assert [task.extent.id for task in await model.exchange(2, 2, [], 100)] == given
 
 
 async def test_rates_are_durable_and_checked(rack: Callable[..., Any]) -> None:

@@ -60,6 +60,13 @@ def test_a_process_has_a_few_at_a_time_and_loses_them_with_its_life() -> None:
     assert made.given == 1
     made.expire({"a"}, 2.1 + LEASE_S)
     assert made.given == 0
+    made.heard("a", 2, 3.0)
+    number, _ = made.take("a", 3.0, compact_first=False) or (0, None)
+    made.take("a", 3.0, compact_first=False)
+    made.heard("a", 2, 3.0, {number})
+    assert made.given == 1, "the other one was in an answer that was lost"
+    made.heard("a", 2, 3.0, ())
+    assert made.given == 0
     made.heard("b", 1, 100.0)
     made.take("b", 100.0, compact_first=False)
     made.expire({"a"}, 100.0)

@@ -33,7 +33,12 @@ async def test_a_task_has_its_time_from_when_it_is_its_turn(
     results: dict[bytes, catalog_pb2.TaskResult] = {}
     done = asyncio.Event()
 
+    asked: list[int] = []
+
     async def exchange(request: catalog_pb2.TasksRequest) -> catalog_pb2.TasksReply:
+        told = {result.extent for result in request.results}
+        assert not told & set(request.held), "what has ended is not at hand any more"
+        asked.append(len(request.held))
         results.update((result.extent, result) for result in request.results)
         if len(results) == 2:
             done.set()
@@ -48,3 +53,5 @@ async def test_a_task_has_its_time_from_when_it_is_its_turn(
     await done.wait()
     running.cancel()
     assert [result.error for result in results.values()] == ["", ""]
+    assert asked[0] == 0
+    assert max(asked) in (1, 2), "a task that was given is named until it has ended"
