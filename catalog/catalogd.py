@@ -97,7 +97,16 @@ class Catalog:
             settings.delete_grace_s,
             self.survival.hold,
         )
-        self.cluster = Cluster(self._keeper, leases, self._committer, self._removals, clock, settings.times(), listens)
+        self.cluster = Cluster(
+            self._keeper,
+            leases,
+            self._committer,
+            self._removals,
+            clock,
+            settings.times(),
+            listens,
+            lambda: self.keeping.leaving,
+        )
         self.survival.complete(self._needs, self._removals, self.cluster.ensure_profile)
         warden, notes = self.survival.warden, self.survival.notes
         self.objects = ObjectService(engine, self._committer, self._needs, pool, notes.committing)

@@ -8,14 +8,14 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from reedbed.catalog.leases import Lease, Leases, Transactor
 from reedbed.catalog.liveness import Liveness, Times
 from reedbed.catalog.mapkeeper import Changed, MapKeeper
-from reedbed.catalog.mapstate import Counters, Registration, check_profile, new_pgs, pgs_of, register
+from reedbed.catalog.mapstate import Counters, Registration, check_profile, may_be_used, new_pgs, pgs_of, register
 from reedbed.catalog.moves import named
 from reedbed.catalog.probe import listens
 from reedbed.catalog.removals import Order, Removals
@@ -125,9 +125,11 @@ class Cluster:
         clock: Clock,
         times: Times,
         listens: Callable[[str], Awaitable[bool]] = listens,
+        leaving: Callable[[], Collection[int]] = tuple,
     ) -> None:
-        """`listens` tells whether anybody does at an address."""
+        """`listens` tells whether anybody does at an address, `leaving` which devices are to hold nothing."""
         self._listens = listens
+        self._leaving = leaving
         self._keeper = keeper
         self._leases = leases
         self._transactor = transactor
@@ -244,7 +246,13 @@ class Cluster:
         profile = self.check_profile(name)
 
         def decide(map_: ClusterMap, counters: Counters) -> Changed:
-            return [], [] if pgs_of(map_, profile) else new_pgs(map_, counters, profile)
+            if pgs_of(map_, profile):
+                return [], []
+            staying = [device for device in may_be_used(map_) if device.number not in self._leaving()]
+            try:
+                return [], new_pgs(map_, counters, profile, staying)
+            except InvalidArgument:  # those that leave are needed; they go when others have come
+                return [], new_pgs(map_, counters, profile)
 
         if not pgs_of(self._keeper.map, profile):
             await self._keeper.change(decide)

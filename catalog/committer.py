@@ -36,6 +36,7 @@ class _Work:
     weight: int
     urgent: bool
     future: asyncio.Future[Any]
+    undo: Callable[[], None] | None = None
     result: Any = None
     error: BaseException | None = field(default=None)
 
@@ -68,14 +69,22 @@ class Committer:
         """Transactions finished so far."""
         return self._count
 
-    async def run(self, fn: Callable[[Writer], T], *, weight: int = 1, urgent: bool = False) -> T:
+    async def run(
+        self,
+        fn: Callable[[Writer], T],
+        *,
+        weight: int = 1,
+        urgent: bool = False,
+        undo: Callable[[], None] | None = None,
+    ) -> T:
         """What `fn` returns, once it is durable, or the error it raised.
 
         `fn` runs in the committer's step and must only use its writer. `weight` is the number of operations in it.
         `urgent` work (removals, map changes) may use the disk's reserve. A caller that is cancelled does not undo it.
+        `undo` is called, in that step, where the whole transaction fails: before another one begins.
         Raises Unavailable once closed, ResourceExhausted when too much waits, and the engine's errors.
         """
-        work = _Work(fn, weight, urgent, self._loop.create_future())
+        work = _Work(fn, weight, urgent, self._loop.create_future(), undo)
         with self._changing:
             if self._closed:
                 raise Unavailable("the catalog is stopping")
@@ -150,6 +159,8 @@ class Committer:
         except BaseException as error:  # noqa: BLE001 - handed to every caller that waits for it
             for work in batch:
                 work.error = _own_copy(error)
+                if work.undo is not None:
+                    work.undo()
             if not isinstance(error, ReedbedError):
                 _log.exception("a transaction of the catalog failed")
             return not isinstance(error, DiskFull) or error.maybe_applied

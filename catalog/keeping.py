@@ -182,6 +182,11 @@ class Keeping:
         """Whether tasks wait for a process at one of these addresses."""
         return any(self._board.waits_for(address) for address in addresses)
 
+    @property
+    def leaving(self) -> frozenset[int]:
+        """The devices that are being drained, or stay so."""
+        return self._leaving
+
     def process_of(self, devices: Sequence[int]) -> str:
         """The address of the process that serves these devices. NotFound for devices that are unknown."""
         map_ = self._keeper.map

@@ -60,8 +60,13 @@ assert BLOCKS_MAX % BLOCK_STEP == 0
 class Transactor(Protocol):
     """Runs functions in write transactions, many of them in one; each takes effect whole or not at all."""
 
-    async def run(self, fn: Callable[[Writer], T], *, urgent: bool = False) -> T:
-        """What `fn` returned, once its changes are durable; or the error that it raised, without a trace of it."""
+    async def run(
+        self, fn: Callable[[Writer], T], *, urgent: bool = False, undo: Callable[[], None] | None = None
+    ) -> T:
+        """What `fn` returned, once its changes are durable; or the error that it raised, without a trace of it.
+
+        undo: called before any later transaction where the one with `fn` failed as a whole.
+        """
         ...
 
 

@@ -25,7 +25,9 @@ from reedbed.catalog.mapstate import (
     write_change,
 )
 from reedbed.catalog.removed import read_removed, write_removed
-from reedbed.common.errors import InvalidArgument, WrongCluster
+from reedbed.common.errors import InvalidArgument, ResourceExhausted, WrongCluster
+from reedbed.common.limits import MAP_MAX
+from reedbed.protos.convert import change_to_message
 from reedbed.protos.types import ClusterMap, Device, MapChange, PlacementGroup
 
 Changed = tuple[Sequence[Device], Sequence[PlacementGroup]]
@@ -58,6 +60,18 @@ def found(engine: Engine, cluster: bytes, level: str | None, default_profile: st
         raise InvalidArgument(
             f"the cluster was founded with default profile {map_.default_profile}, not {default_profile}",
             hint="Leave the profile out; each bucket can have its own",
+        )
+
+
+def check_size(whole: MapChange, limit: int = MAP_MAX) -> None:
+    """ResourceExhausted for a map that would leave a message no room for anything else: nobody could learn it."""
+    size = change_to_message(whole).ByteSize()
+    if size > limit:
+        raise ResourceExhausted(
+            f"the cluster map would have {size} bytes, more than {limit}",
+            where=f"{len(whole.devices)} devices, {len(whole.pgs)} placement groups",
+            hint="Use fewer profiles, or a cluster more",
+            retryable=False,
         )
 
 
@@ -145,6 +159,8 @@ class MapKeeper:
             )
             map_ = change.apply(self._map)
             assert map_ is not None
+            if len(map_.devices) + len(map_.pgs) > len(self._map.devices) + len(self._map.pgs):
+                check_size(self._history.since(0, map_))
 
             def store(writer: Writer) -> None:
                 write_change(writer, change, counters)
@@ -152,8 +168,11 @@ class MapKeeper:
                     also(writer)
                 self._deciding = map_
 
+            def undo() -> None:
+                self._deciding = self._map
+
             try:
-                await self._transactor.run(store, urgent=True)
+                await self._transactor.run(store, urgent=True, undo=undo)
                 self._map, self._counters = map_, counters
                 self._history.add(change)
             finally:

@@ -314,7 +314,12 @@ def _placed(asked: Registration, level: str) -> Labels:
 
 def placeable(map_: ClusterMap) -> list[PlacedDevice]:
     """The devices that new PGs may use: those that are neither out nor failed."""
-    return placed(device for device in map_.devices.values() if device.state in ("up", "down"))
+    return placed(may_be_used(map_))
+
+
+def may_be_used(map_: ClusterMap) -> list[Device]:
+    """Those that are neither out nor failed."""
+    return [device for device in map_.devices.values() if device.state in ("up", "down")]
 
 
 def placed(devices: Iterable[Device]) -> list[PlacedDevice]:

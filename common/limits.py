@@ -52,6 +52,7 @@ COMPACT_BELOW_MAX: Final = 75
 CATALOG_RESERVE: Final = 64 * MIB  # of the catalog's disk: for what makes room only
 
 # Cluster
+MAP_MAX: Final = 3 * MIB  # of the cluster map in a message's header
 PGS_PER_DEVICE: Final = 100  # and profile
 DEVICES_MAX: Final = 10_000
 HEARTBEAT_S: Final = 1.0
@@ -68,6 +69,7 @@ DEFAULT_ENDPOINT: Final = f"127.0.0.1:{DEFAULT_PORT}"
 assert K_MAX + M_MAX <= POSITIONS_MAX
 assert SHARD_DEFAULT <= PAYLOAD_MAX <= WINDOW
 assert CHUNK + HEADER_MAX < MESSAGE_MAX
+assert MAP_MAX < HEADER_MAX
 assert DOWN_AFTER_S > 2 * HEARTBEAT_S
 assert OUT_AFTER_S > 2 * DOWN_AFTER_S
 assert DELETE_GRACE_S >= READ_DEADLINE_MAX_S

@@ -110,7 +110,7 @@ class Direct:
         self.engine = engine
         self.error: Exception | None = None
 
-    async def run(self, fn: Callable[[Writer], T], *, urgent: bool = False) -> T:
+    async def run(self, fn: Callable[[Writer], T], *, urgent: bool = False, undo: Any = None) -> T:
         with self.engine.write(urgent=urgent) as writer:
             result = fn(writer)
             if self.error is not None:
@@ -140,7 +140,14 @@ class Rack:
         self.times = Times(more.get("down_s", 5.0), more.get("out_s", 600.0))
         self.listening: set[str] = more.get("listening", set())
         self.cluster = Cluster(
-            self.keeper, self.leases, self.transactor, self.removals, clock, self.times, self.listens
+            self.keeper,
+            self.leases,
+            self.transactor,
+            self.removals,
+            clock,
+            self.times,
+            self.listens,
+            lambda: self.keeping.leaving,
         )
 
         self.keeping = Keeping(engine, self.transactor, self.keeper, self.needs, clock)

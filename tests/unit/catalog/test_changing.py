@@ -275,6 +275,17 @@ async def test_a_position_that_moves_back_is_not_touched_by_orders_from_when_it_
     model.check_whole()
 
 
+async def test_the_first_groups_of_a_profile_go_around_devices_that_leave(rack: Callable[..., Any]) -> None:
+    model = await stocked(rack, 5, 10)
+    await model.rack.keeping.drain([2], plan=False)
+    await model.rack.cluster.ensure_profile("rs-1-1")
+    fresh = [pg for pg in model.map.pgs.values() if (pg.k, pg.m) == (1, 1)]
+    assert fresh
+    assert all(place.device != 2 for pg in fresh for place in pg.positions)
+    await model.rack.cluster.ensure_profile("rs-4-1")  # which needs all five
+    assert any(place.device == 2 for pg in model.map.pgs.values() if pg.k == 4 for place in pg.positions)
+
+
 async def test_what_positions_have_left_goes_only_where_their_new_devices_have_it(rack: Callable[..., Any]) -> None:
     model = await stocked(rack, 5, 60)
     new = await model.bring()

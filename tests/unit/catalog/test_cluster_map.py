@@ -9,12 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reedbed.catalog.committer import Committer
 from reedbed.catalog.judge import AckJudge, ProfileJudge
 from reedbed.catalog.mapkeeper import MapKeeper, found
 from reedbed.catalog.mapstate import CLUSTER_ROW, DEVICE_ROWS, MapHistory, next_change, read_map
 from reedbed.catalog.memory import MemoryEngine
-from reedbed.common.errors import Corrupt, DiskFull, InvalidArgument, StaleGeneration, WrongCluster
+from reedbed.common.errors import (
+    Corrupt,
+    DeviceFailed,
+    DiskFull,
+    InvalidArgument,
+    ResourceExhausted,
+    StaleGeneration,
+    WrongCluster,
+)
 from reedbed.common.ids import Id
+from reedbed.common.runner import Step
 from reedbed.protos.types import (
     Ack,
     ClusterMap,
@@ -27,6 +37,22 @@ from reedbed.protos.types import (
 )
 
 CLUSTER = b"the test cluster"
+
+
+class ByHand:
+    """A runner whose one step is called by the test; everything about it is running for ever."""
+
+    alive = True
+
+    def start(self, name: str, step: Step, after: float = 0.0) -> ByHand:
+        self.step = step
+        return self
+
+    def wake(self) -> None:
+        return None
+
+    def join(self) -> None:
+        return None
 
 
 def device(number: int, **more: Any) -> Device:
@@ -83,7 +109,7 @@ async def test_a_transaction_after_a_change_judges_by_it_before_anybody_is_told(
     seen: list[tuple[int, int]] = []
 
     class Watching(direct):  # type: ignore[misc]
-        async def run(self, fn: Any, *, urgent: bool = False) -> Any:
+        async def run(self, fn: Any, *, urgent: bool = False, undo: Any = None) -> Any:
             result = await super().run(fn, urgent=urgent)
             seen.append((keeper.map.epoch, keeper.deciding().epoch))
             return result
@@ -100,7 +126,7 @@ async def test_a_caller_that_gives_up_leaves_a_whole_change(direct: Any) -> None
     go = asyncio.Event()
 
     class Slow(direct):  # type: ignore[misc]
-        async def run(self, fn: Any, *, urgent: bool = False) -> Any:
+        async def run(self, fn: Any, *, urgent: bool = False, undo: Any = None) -> Any:
             result = await super().run(fn, urgent=urgent)
             await go.wait()
             return result
@@ -119,6 +145,45 @@ async def test_a_caller_that_gives_up_leaves_a_whole_change(direct: Any) -> None
         stored = read_map(reader)
     assert stored is not None
     assert stored[0] == map_
+
+
+async def test_no_transaction_judges_by_a_map_whose_own_transaction_failed() -> None:
+    engine = MemoryEngine()
+    found(engine, CLUSTER, None, None)
+    runner = ByHand()
+    committer = Committer(engine, runner=runner)
+    keeper = MapKeeper(engine, committer)
+    judged: list[int] = []
+
+    def fails(moment: str) -> None:
+        if moment == "begin":
+            engine.around = lambda _: None
+            raise DeviceFailed("a sync failed")
+
+    engine.around = fails
+    changing = asyncio.ensure_future(keeper.change(lambda *_: ([device(1)], [])))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    runner.step()  # what `change` waits for has failed, and it has not been told yet
+    judging = asyncio.ensure_future(committer.run(lambda _: judged.append(keeper.deciding().epoch), urgent=True))
+    await asyncio.sleep(0)
+    runner.step()
+    with pytest.raises(DeviceFailed):
+        await changing
+    await judging
+    assert judged == [1]
+
+
+async def test_a_map_that_nobody_could_learn_is_refused(direct: Any) -> None:
+    keeper, _ = keeper_on(MemoryEngine(), direct)
+    many = [
+        PlacementGroup(number, 20, 8, 1, tuple(map(Position, range(60_000, 60_028)))) for number in range(1, 20_000)
+    ]
+    with pytest.raises(ResourceExhausted, match="map"):
+        await keeper.change(lambda *_: ([], many))
+    assert keeper.map.pgs == {}
+    await keeper.change(lambda *_: ([], many[:1000]))
+    assert len(keeper.map.pgs) == 1000
 
 
 def test_founding_is_done_once_and_for_one_cluster() -> None:

@@ -241,7 +241,9 @@ def test_whatever_clocks_and_restarts_do_no_young_id_falls_below_the_horizon(pla
             leases = Leases(engine, clock, lag_s=lag)
 
             class Straight:
-                async def run(self, fn: Any, *, urgent: bool = False, engine: MemoryEngine = engine) -> Any:
+                async def run(
+                    self, fn: Any, *, urgent: bool = False, undo: Any = None, engine: MemoryEngine = engine
+                ) -> Any:
                     with engine.write(urgent=urgent) as writer:
                         return fn(writer)
 
@@ -315,7 +317,7 @@ class Straight:
     def __init__(self, engine: MemoryEngine) -> None:
         self._engine = engine
 
-    async def run(self, fn: Callable[[Writer], T], *, urgent: bool = False) -> T:
+    async def run(self, fn: Callable[[Writer], T], *, urgent: bool = False, undo: Any = None) -> T:
         with self._engine.write(urgent=urgent) as writer:
             return fn(writer)
 

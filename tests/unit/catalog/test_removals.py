@@ -259,7 +259,7 @@ class _Slow:
         self.done = asyncio.Event()
         self.go = asyncio.Event()
 
-    async def run(self, fn: Any, *, urgent: bool = False) -> Any:
+    async def run(self, fn: Any, *, urgent: bool = False, undo: Any = None) -> Any:
         result = await self.inner.run(fn, urgent=urgent)
         self.done.set()
         await self.go.wait()
