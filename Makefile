@@ -2,12 +2,13 @@
 .PHONY: help setup demo test check lint layers types generated lock bench soak clean
 
 BIN = .venv/bin
+SIMULATE_S = 600
 
 help:
 	@echo "make demo    start a cluster, store a real tree and a 1 GiB file, kill two daemons, read all back"
 	@echo "make test    all tests"
 	@echo "make check   lint, layers, types, generated code, and make test"
-	@echo "make soak    power cuts on a real file system, under load; needs root"
+	@echo "make soak    power cuts on a real file system, under load (needs root), and the simulation for ten minutes"
 	@echo "make bench   measure this machine's limits, a local cluster, one with a slow device, repair and compaction"
 	@echo "make lock    renew requirements.lock from requirements-dev.in"
 
@@ -38,6 +39,8 @@ generated: setup
 # Not named test_*.py, so that `make test` passes them over
 soak: setup
 	$(BIN)/pytest -s tests/soak/power_cut.py tests/soak/moments.py
+	PYTHONHASHSEED=0 PYTHONPATH=tests/lib $(BIN)/python -m reedbed_sim --seed $$(date +%s) --count 1000000 --at-once 2 \
+		--seconds $(SIMULATE_S)
 
 bench: setup
 	$(BIN)/python bench/limits.py
