@@ -400,7 +400,10 @@ class ShardStore:
     def _mend_files(self) -> int:
         with self._changing:
             mended = identities.mend(self._disk, self._identity) + self._generations.mend()
-        return mended + self._memory.mend()
+        mended += self._memory.mend()
+        if mended:
+            log.warning("%s: %d small files that were damaged or gone are written again", self._disk.root, mended)
+        return mended
 
     def _foreground(self) -> int:
         return self._reader.served + self.metrics.get("store.put")

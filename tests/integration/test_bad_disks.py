@@ -116,8 +116,7 @@ def test_two_devices_with_wrong_files(tmp_path: Path, foreign: Path, hurt: Hurt)
     ):
         store.create_bucket("data")
         put_all(store, "data", objects)
-        store.delete_many("data", [key for key in objects if key.startswith("small/00")])
-        objects = {key: blob for key, blob in objects.items() if not key.startswith("small/00")}
+        # nothing is deleted: shards of a dropped extent stay damaged until they go, and are found by each scrub
         daemons = [cluster.storaged[1], cluster.storaged[4]]
         for daemon in daemons:
             daemon.signal(signal.SIGKILL)
