@@ -109,13 +109,30 @@ def position_moves(cluster: LocalCluster, _: sdk.Store) -> None:
     )
 
 
-# What changes where bytes lie without changing what users see (compaction, recoding) belongs into this list too.
+def compaction(cluster: LocalCluster, store: sdk.Store) -> None:
+    """What is left of packed extents moves to another one."""
+    objects = {f"packed/{n:03}": bytes([n % 251]) * 4 * KIB for n in range(400)}
+    for key, result in store.put_many("data", objects).items():
+        assert isinstance(result, sdk.ObjectInfo), (key, result)
+    before = status_of(cluster)["queues"]["dropped"]
+    store.delete_many("data", [key for key in objects if not key.endswith("5")])
+    wait_status(cluster, lambda told: told["queues"]["dropped"] > before and not told["rewriting"]["tasks"], 60)
+    assert all(store.get("data", key) == objects[key] for key in objects if key.endswith("5"))
+
+
+def recoding(cluster: LocalCluster, store: sdk.Store) -> None:
+    assert reedbed("recode", "versions", "--profile", "rs-3-2", endpoint=cluster.endpoint).code == 0
+    wait_status(cluster, lambda told: not told["rewriting"]["orders"] and not told["rewriting"]["versions_left"], 60)
+
+
 ACTIONS: list[Callable[[LocalCluster, sdk.Store], None]] = [
     deletes,
     overwrites,
     refused_puts,
     copies,
     bucket_removal,
+    compaction,
+    recoding,
     position_moves,
 ]
 
