@@ -263,7 +263,7 @@ async def test_who_is_heard_while_the_tick_waits_is_not_called_down(rack: Any) -
     held = one.transactor.run
     go = asyncio.Event()
 
-    async def slow(fn: Any, *, urgent: bool = False) -> Any:
+    async def slow(fn: Any, *, urgent: bool = False, undo: Any = None) -> Any:
         await go.wait()
         return await held(fn, urgent=urgent)
 
