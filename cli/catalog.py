@@ -41,7 +41,13 @@ def catalog() -> None:
 @connection_options
 @json_option
 def backup(file: Path, folder: Path | None, connection: Connection, as_json: bool) -> None:
-    """Write the whole catalog into FILE, while it goes on serving."""
+    """Write the whole catalog into FILE, while it goes on serving.
+
+    A file that is there already is replaced once everything is written.
+    """
+    from reedbed.catalog.backups import check_target
+
+    check_target(file)
     with Meter("backup", show=not as_json) as meter:
         if folder is None:
             summary = run_async(_backup(connection, file, meter))
