@@ -26,6 +26,7 @@ from typing import IO, Any, Final
 
 import msgspec
 
+from reedbed.catalog.folder import IDENTITY as CATALOG_IDENTITY
 from reedbed.cli.growing import take_share
 from reedbed.common.errors import (
     AlreadyExists,
@@ -37,6 +38,7 @@ from reedbed.common.errors import (
     Unavailable,
     rebuild,
 )
+from reedbed.storaged.identity import NAME as DEVICE_IDENTITY
 
 READY_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 30.0
@@ -189,6 +191,20 @@ def check_folder(folder: Path) -> None:
     if strange:
         raise InvalidArgument(
             f"{folder} holds something that is not Reedbed's: {strange[0]!r}", hint="Choose an empty folder with --dir"
+        )
+
+
+def check_catalog(folder: Path) -> None:
+    """NotFound where devices of a cluster are there and its catalog is gone: a new one would be another cluster's."""
+    if (folder / "catalog" / CATALOG_IDENTITY).exists():
+        return
+    served = [path for path in device_folders(folder) if (path / DEVICE_IDENTITY).exists()]
+    if served:
+        raise NotFound(
+            f"the catalog is gone, and devices of its cluster are there: {len(served)}",
+            where=str(folder / "catalog"),
+            hint="Bring the folder back; or start each device (reedbed storaged --dir …), and make the catalog again "
+            f"with: reedbed catalog rebuild --dir {folder / 'catalog'} --storage HOST:PORT",
         )
 
 
