@@ -26,7 +26,6 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from reedbed.catalog.folder import IDENTITY as CATALOG_IDENTITY
 from reedbed.cli.growing import take_share
 from reedbed.common.errors import (
     AlreadyExists,
@@ -38,7 +37,6 @@ from reedbed.common.errors import (
     Unavailable,
     rebuild,
 )
-from reedbed.storaged.identity import NAME as DEVICE_IDENTITY
 
 READY_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 30.0
@@ -196,6 +194,9 @@ def check_folder(folder: Path) -> None:
 
 def check_catalog(folder: Path) -> None:
     """NotFound where devices of a cluster are there and its catalog is gone: a new one would be another cluster's."""
+    from reedbed.catalog.folder import IDENTITY as CATALOG_IDENTITY
+    from reedbed.storaged.identity import NAME as DEVICE_IDENTITY
+
     if (folder / "catalog" / CATALOG_IDENTITY).exists():
         return
     served = [path for path in device_folders(folder) if (path / DEVICE_IDENTITY).exists()]
