@@ -19,13 +19,15 @@ Then frames, each:
              of, `rows` and `records`, how many they are, and `digest`, BLAKE2b-256 of all bytes before this frame
 
 All numbers are big-endian. Pages come first, keys ascending throughout; then runs, records without a gap after `redo`.
-A file without its end is cut short. It is written beside its name, synced, and renamed.
+A file without its end is cut short. It is written beside its name, synced, and renamed: what has the name already is
+replaced, so it has to be a file (a device node, say, would be gone).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -86,11 +88,24 @@ class Summary:
 Part = list[tuple[bytes, bytes]] | list[RedoRecord]
 
 
+def check_target(path: Path) -> None:
+    """InvalidArgument for a path that a backup cannot have: what is there is no file, or there is no name."""
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        is_file = True  # it is not there, or opening tells why
+    if not path.name or not is_file:
+        raise InvalidArgument(
+            "a backup has to be a file, and this is none", where=str(path), hint="Name a file or a new path"
+        )
+
+
 class BackupWriter:
     """Writes a backup; what was begun and not finished is removed."""
 
     def __init__(self, path: Path, about: About) -> None:
-        """InvalidArgument for a path that cannot be written."""
+        """InvalidArgument for a path that cannot be written, or as of `check_target`."""
+        check_target(path)
         self._path = path
         self._new = path.with_name(path.name + ".new")
         self._hash = hashlib.blake2b(digest_size=_DIGEST)

@@ -38,10 +38,10 @@ from reedbed.common.ids import Id, check_id, format_id
 FORMAT: Final = 1
 KIND: Final = "reedbed catalog"
 DATA: Final = "data.mdb"
-_IDENTITY: Final = "identity.json"
+IDENTITY: Final = "identity.json"
 _LOCK: Final = "serving.lock"
 _CLEAN: Final = "clean.txt"
-_OURS: Final = frozenset({_IDENTITY, _IDENTITY + ".new", _LOCK, _CLEAN, _CLEAN + ".new", DATA, "lock.mdb"})
+_OURS: Final = frozenset({IDENTITY, IDENTITY + ".new", _LOCK, _CLEAN, _CLEAN + ".new", DATA, "lock.mdb"})
 
 
 class Folder:
@@ -58,11 +58,11 @@ class Folder:
         self.path = path
         self._restoring = restoring
         found = _entries(path)
-        if found - _OURS or (found and _IDENTITY not in found and DATA in found):
+        if found - _OURS or (found and IDENTITY not in found and DATA in found):
             raise InvalidArgument(
                 "the folder is not empty and not a catalog", where=str(path), hint="Give an empty folder or a new path"
             )
-        if cluster is None and _IDENTITY not in found:
+        if cluster is None and IDENTITY not in found:
             raise NotFound("there is no catalog in this folder", where=str(path))
         try:
             _make_folder(path)
@@ -81,8 +81,8 @@ class Folder:
 
     def _settle(self, cluster: Id | None) -> tuple[Id, bool]:
         """Cluster of the folder, and whether it was already complete."""
-        if (self.path / _IDENTITY).exists():
-            there, state = _read_identity(self.path / _IDENTITY)
+        if (self.path / IDENTITY).exists():
+            there, state = _read_identity(self.path / IDENTITY)
             if self._restoring:
                 if state != "restoring":
                     raise AlreadyExists(
@@ -159,7 +159,7 @@ class Folder:
 
     def _write_identity(self, cluster: Id, state: str) -> None:
         body = {"kind": KIND, "format": FORMAT, "cluster": format_id(cluster), "state": state}
-        _write_synced(self.path / _IDENTITY, json.dumps({**body, "sum": _sum(body)}).encode() + b"\n")
+        _write_synced(self.path / IDENTITY, json.dumps({**body, "sum": _sum(body)}).encode() + b"\n")
 
 
 def _entries(path: Path) -> set[str]:

@@ -39,8 +39,9 @@ def done_lines(verb: str, told: Told, folder: str) -> Iterator[str]:
     log = told["log"]
     at = f", log entry {log['seq']:,} of term {log['term']}" if log else ""
     yield f"{verb}: cluster {told['cluster']}, as of redo record {told['redo']:,}{at}"
+    rows = f"{told['rows']:,} rows" if told["term"] is not None else "a snapshot"  # a plan reads no rows
     yield (
-        f"from: {told['rows']:,} rows of {_time(told['snapshot_us'])} and {told['records']:,} redo records, "
+        f"from: {rows} of {_time(told['snapshot_us'])} and {told['records']:,} redo records, "
         f"the newest of {_time(told['last_us'])}"
     )
     if told["devices_away"]:

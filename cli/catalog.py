@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 from reedbed.cli import begun
 from reedbed.cli.connection import Connection, connection_options, run_async, tls_options
@@ -41,7 +42,13 @@ def catalog() -> None:
 @connection_options
 @json_option
 def backup(file: Path, folder: Path | None, connection: Connection, as_json: bool) -> None:
-    """Write the whole catalog into FILE, while it goes on serving."""
+    """Write the whole catalog into FILE, while it goes on serving.
+
+    A file that is there already is replaced once everything is written.
+    """
+    from reedbed.catalog.backups import check_target
+
+    check_target(file)
     with Meter("backup", show=not as_json) as meter:
         if folder is None:
             summary = run_async(_backup(connection, file, meter))
@@ -238,6 +245,10 @@ def acknowledge(connection: Connection, as_json: bool) -> None:
 def held(ctx: click.Context, connection: Connection, as_json: bool) -> None:
     """List extents that nobody knows since the catalog was restored or rebuilt. They are kept until you remove them."""
     if ctx.invoked_subcommand is not None:
+        given = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+        if given:  # or `--endpoint` would be that of another cluster
+            option = given[0].replace("_", "-").removeprefix("as-")
+            raise click.UsageError(f"--{option} of `{ctx.invoked_subcommand}` comes after its name", ctx)
         return
     with connection.store() as store:
         _list(store, as_json)
@@ -255,7 +266,7 @@ def delete(extents: tuple[str, ...], all_: bool, plan: bool, yes: bool, connecti
     if bool(extents) == all_:
         raise InvalidArgument("name extents, or --all, and not both")
     with connection.store() as store:
-        wanted = set(extents)
+        wanted = {extent.lower() for extent in extents}
         chosen = [row for row in _pages(store) if all_ or row["extent"] in wanted]
         missing = wanted - {row["extent"] for row in chosen}
         if missing:
@@ -318,6 +329,7 @@ def _show(rows: Sequence[Row], as_json: bool) -> None:
         )
         for row in rows
     ]
-    for line in table_lines(("EXTENT", "WHY", "SIZE", "SHARDS", "DEVICES", "WRITTEN ABOUT"), cells, right=[2, 3]):
+    headers = ("EXTENT", "WHY", "SIZE", "SHARDS", "DEVICES", "WRITTEN ABOUT")
+    for line in table_lines(headers, cells, right=[2, 3]) if cells else []:
         say(line)
     say(begun.held_total(rows))

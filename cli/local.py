@@ -21,6 +21,7 @@ from reedbed.cli.supervisor import (
     STOP_TIMEOUT_S,
     ClusterState,
     already_running,
+    check_catalog,
     check_folder,
     device_folders,
     error_in,
@@ -94,6 +95,7 @@ def up(
     """
     folder = (folder or default_folder()).absolute()
     check_folder(folder)
+    check_catalog(folder)
     count = _device_count(folder, devices)
     code = parse_profile(profile) if profile else DEFAULT_PROFILE
     new = not (folder / "catalog").exists()

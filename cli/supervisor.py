@@ -192,6 +192,23 @@ def check_folder(folder: Path) -> None:
         )
 
 
+def check_catalog(folder: Path) -> None:
+    """NotFound where devices of a cluster are there and its catalog is gone: a new one would be another cluster's."""
+    from reedbed.catalog.folder import IDENTITY as CATALOG_IDENTITY
+    from reedbed.storaged.identity import NAME as DEVICE_IDENTITY
+
+    if (folder / "catalog" / CATALOG_IDENTITY).exists():
+        return
+    served = [path for path in device_folders(folder) if (path / DEVICE_IDENTITY).exists()]
+    if served:
+        raise NotFound(
+            f"the catalog is gone, and devices of its cluster are there: {len(served)}",
+            where=str(folder / "catalog"),
+            hint="Bring the folder back; or start each device (reedbed storaged --dir …), and make the catalog again "
+            f"with: reedbed catalog rebuild --dir {folder / 'catalog'} --storage HOST:PORT",
+        )
+
+
 def error_in(words: str) -> ReedbedError | None:
     """The error that a process which was told --json printed as its last line, if that is what it is."""
     last = (words.strip().splitlines() or [""])[-1]

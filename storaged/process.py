@@ -196,7 +196,8 @@ async def run_process(
             raise WrongCluster(
                 f"the device folder belongs to cluster {cluster.hex()}, not {hello.cluster.hex()}",
                 where=settings.dir[0],
-                hint="Name the folder of this cluster, or an empty one",
+                hint="Name the folder of this cluster, or an empty one. A catalog that was lost is made again by "
+                "`reedbed catalog rebuild`, not by starting an empty one",
             )
         state.saw(0, hello.term)
         pool = LanePool(world.connector, cluster=cluster, clock=world.clock, rng=world.rng)

@@ -12,6 +12,7 @@ from reedbed.cli.supervisor import (
     CatalogState,
     ClusterState,
     DeviceState,
+    check_catalog,
     check_folder,
     device_folders,
     error_in,
@@ -33,6 +34,21 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         check_folder(tmp_path)
     with pytest.raises(InvalidArgument, match="not a folder"):
         check_folder(tmp_path / "holiday.jpg")
+
+
+def test_no_new_catalog_is_begun_where_devices_have_lost_theirs(tmp_path: Path) -> None:
+    check_catalog(tmp_path / "not-there-yet")
+    device = tmp_path / "device-1"
+    device.mkdir()
+    check_catalog(tmp_path)  # its first start was cut short
+    (device / "device.json").write_bytes(b"{}")
+    for lost in (False, True):
+        if lost:
+            (tmp_path / "catalog").mkdir()
+        with pytest.raises(NotFound, match=r"the catalog is gone.*reedbed catalog rebuild"):
+            check_catalog(tmp_path)
+    (tmp_path / "catalog" / "identity.json").write_bytes(b"{}")
+    check_catalog(tmp_path)
 
 
 def test_device_folders_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
