@@ -185,6 +185,8 @@ async def test_nothing_is_settled_while_a_commit_may_still_come(world: World) ->
     assert not world.notes.settled
     world.pending = 0
     world.settle()
+    assert not world.notes.settled  # who rebuilds it now would not hear of it
+    await world.notes.step()
     assert world.notes.settled
 
 
