@@ -18,6 +18,7 @@ A device that the newer map does not have was taken out by an operator, and stay
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -169,16 +170,19 @@ def realigned(row: ExtentRow, old: PlacementGroup, new: PlacementGroup, map_: Cl
     """A live extent's row, which is right as of the PG `old`, as of its new positions: see the module's text.
 
     A row that is so already, from a beginning that was cut short, counts as lying at every source that there is now.
+    What lies at a source that the PG names for another position too costs redundancy: one loss may take both.
     """
     gone = moving = 0
     done = row.generation > old.generation
+    names = Counter(number for place in new.positions for number in (place.device, place.source))
     for index, (before, place) in enumerate(zip(old.positions, new.positions, strict=True)):
         bit = 1 << index
         if not row.present & bit or not place.source:
             continue
         holder = before.source if (row.gone | row.moving) & bit else before.device
         at_source = done or holder != place.device
-        if at_source and ((row.gone & bit and place == before) or not serves(map_, place.source)):
+        apart = serves(map_, place.source) and names[place.source] == 1
+        if at_source and ((row.gone & bit and place == before) or not apart):
             gone |= bit
         elif at_source:
             moving |= bit

@@ -173,8 +173,8 @@ def test_a_position_that_moved_from_start_to_end_gets_its_old_device_as_source()
 @given(st.integers(0, 7))
 def test_rows_follow_the_positions_of_the_newer_map(present: int) -> None:
     row = ExtentRow(2, 1, 1, 1, (10, 10), present, 1, 10)
-    old, new = group(1, 1, 1, 2, 3), group(1, 4, 1, (4, 2), (1, 3))
-    map_ = map_of(9, new)
+    old, new = group(1, 1, 1, 2, 3), group(1, 4, 1, (4, 2), (5, 3))
+    map_ = map_of(9, new, devices=5)
     map_ = replace(map_, devices={**map_.devices, 3: device(3, state="out")})
     found = realigned(row, old, new, map_)
     assert (found.generation, found.present) == (4, present)
@@ -186,11 +186,11 @@ def test_rows_follow_the_positions_of_the_newer_map(present: int) -> None:
 def test_rows_stay_right_where_positions_are_as_the_copy_has_them(present: int, gone: int, moving: int) -> None:
     """An extent that was written while a position moves is at its device, and at no source."""
     row = ExtentRow(2, 1, 1, 1, (10, 10), present, 1, 10, gone=gone & present, moving=moving & present & ~gone)
-    map_ = map_of(9, group(1, 4, (1, 4), (2, 4), (3, 4)))
+    map_ = map_of(9, group(1, 4, (1, 4), (2, 5), (3, 6)), devices=6)
     found = realigned(row, replace(map_.pgs[1], generation=1), map_.pgs[1], map_)
     assert (found.present, found.gone, found.moving) == (row.present, row.gone, row.moving)
     # a source that left meanwhile costs redundancy
-    away = replace(map_, devices={**map_.devices, 4: device(4, state="out")})
+    away = replace(map_, devices={number: device(number, state="out") for number in map_.devices})
     found = realigned(row, replace(map_.pgs[1], generation=1), map_.pgs[1], away)
     assert (found.present, found.gone, found.moving) == (row.present, row.gone | row.moving, 0)
 
@@ -205,3 +205,12 @@ def test_where_a_position_turned_the_bits_turn(moving: int) -> None:
     assert realigned(found, old, new, map_of(9, new)).moving == 1
     ended = replace(new, positions=(Position(4), *new.positions[1:]))
     assert realigned(row, old, ended, map_of(9, ended)).moving == 0
+
+
+def test_two_shards_that_may_lie_on_one_device_are_not_counted_as_apart() -> None:
+    """The first position went to 4, then the second to where the first had been."""
+    copied = Copied(map_of(5, group(1, 1, 1, 2, 3)), Counters(5, 2))
+    new = remap(copied, Heard([(2, map_of(9, group(1, 4, 4, 1, 3)))])).map
+    assert places(new) == [(4, 1), (1, 2), (3, 0)]
+    row = realigned(ExtentRow(2, 1, 1, 1, (10, 10), 0b111, 1, 10), copied.map.pgs[1], new.pgs[1], new)
+    assert (row.present, row.gone, row.moving) == (0b111, 0b001, 0b010)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from reedbed.catalog import hold, leases, mending, restoring
+from reedbed.catalog.asking import Answer, Recalled
 from reedbed.catalog.comparing import Compared, Comparing, Held
 from reedbed.catalog.edit import editing
 from reedbed.catalog.judge import AckJudge, ProfileJudge
@@ -164,7 +165,7 @@ async def test_a_change_that_was_not_noted_in_all_extents_is_noted_first(begun: 
     heard = replace(heard, pgs={**heard.pgs, 1: ended})
     restoring.begin(copy, witness(map=heard, map_term=1), TERM, REBUILT, rack.clock)
     row = begun.row(copy, extent.id)
-    assert (row.present, row.moving, row.gone) == (0b111, 0b101, 0)
+    assert (row.present, row.moving, row.gone) == (0b111, 0b100, 0b001)  # what is named twice is not counted twice
     with copy.read() as reader:
         assert mending.get_mark(reader, 1) is None
 
@@ -180,3 +181,17 @@ async def test_a_device_that_was_removed_since_the_copy_stays_out(begun: Begun) 
     keeper = Served(copy, rack).keeper
     assert 4 not in keeper.map.devices
     assert keeper.removed == {gone.uuid: 4}
+
+
+async def test_a_device_that_joined_an_old_folder_before_it_was_noticed_was_not_removed(begun: Begun) -> None:
+    rack = begun.rack
+    copy = begun.copy()
+    heard = replace(rack.cluster.map, epoch=99)
+    strayed = MapKeeper(copy, type(rack.transactor)(copy))
+    joined = replace(strayed.map.devices[1], number=5, uuid=b"5" * 16)
+    await strayed.change(lambda *_: ([joined], []))
+    answers = [Answer("", rack.cluster.map.cluster, 1, [Recalled(5, joined.uuid, None, (0, 0), None)])]
+    restoring.begin(copy, witness(map=heard, map_term=1, answers=answers), TERM, NOTICED, rack.clock)
+    keeper = Served(copy, rack).keeper
+    assert keeper.map.devices.keys() == {1, 2, 3, 4, 5}
+    assert keeper.removed == {}
