@@ -19,7 +19,9 @@ from reedbed.common.ids import Id, is_system
 from reedbed.transport.grpc_client import GrpcConnector
 from reedbed.transport.pool import LanePool
 from tests.integration.test_catalog_survives import lose_catalog, serve_from, settled, state_of_all
-from tests.integration.test_repair import wait_status
+from tests.integration.test_devices import number_of, start_more
+from tests.integration.test_devices import settled as moves_ended
+from tests.integration.test_repair import order, wait_status
 
 KIB, MIB = 1024, 1024 * 1024
 # all grace times are over almost at once: what may go goes
@@ -111,6 +113,40 @@ def test_a_backup_of_yesterday_over_today_deletes_nothing_of_today(tmp_path: Pat
             wait_status(six, lambda _: len(shards_of(six)) < len(there))
             known = {key: value for key, value in state_of_all(store).items() if key[1:2] == ("yesterday/0",)}
             assert known.items() <= before.items()
+
+
+@pytest.mark.timeout(400)
+def test_what_was_deleted_and_left_behind_by_moves_since_the_backup_is_whole_again(tmp_path: Path) -> None:
+    """Positions moved after the deletes: what was deleted was not moved along, and all of it must be found again."""
+    file = tmp_path / "backup"
+    options = ("--horizon-lag-s", "1", "--down-after-s", "2")
+    with local_cluster(tmp_path / "cluster", 6, catalog_options=options) as cluster:
+        with sdk.connect(cluster.endpoint, timeout=60) as store:
+            store.create_bucket("data")
+            yesterday = put_day(store, "yesterday")
+            kept = put_day(store, "kept")
+            assert reedbed("catalog", "backup", file, "--json", endpoint=cluster.endpoint).code == 0
+            store.delete_many("data", list(yesterday))
+            new = start_more(cluster, 3)
+            numbers = [str(number_of(daemon)) for daemon in new]
+            assert order(cluster, "add", *numbers)["positions"] > 0
+            wait_status(cluster, moves_ended)
+            settled(cluster)
+        there = shards_of(cluster)
+        lose_catalog(cluster)
+        done = reedbed("catalog", "restore", file, "--dir", cluster.folder / "restored", "--json")
+        assert done.code == 1, done
+        serve_from(cluster, cluster.folder / "restored")
+        with sdk.connect(cluster.endpoint, timeout=60) as store:
+            assert yesterday | kept == {row.key: store.get("data", row.key) for row in store.list("data")}
+            compared(cluster)
+            told = wait_status(cluster, moves_ended)
+            assert told["keeping"]["survives"]["rs-4-2"] == 2
+            # every extent still has all its shards, wherever they were when the catalog was lost
+            assert {(extent, index) for extent, index, _ in there} == {one[:2] for one in shards_of(cluster)}
+            for daemon in cluster.storaged[:2]:
+                daemon.kill()
+            assert yesterday | kept == {row.key: store.get("data", row.key) for row in store.list("data")}
 
 
 @pytest.mark.timeout(400)
