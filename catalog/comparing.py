@@ -7,9 +7,9 @@ Invariants
 - Garbage is a shard of a live extent on a device that is neither that of its position nor its source, and a shard of an
   extent that nobody knows: one whose commit never came. Either only below the durable horizon, where no commit can name
   it any more. Dropped extents are the collector's.
-- What nobody knows is kept, and counted as unknown, in the ids that are held (hold.py), on a placement group that the
-  map does not have, and while a device in service has not told what it remembers of its catalog (warden.py): then this
-  catalog may be older than its devices, and not know it yet.
+- Both are kept, and counted as unknown, as far as they are held (hold.py), and while a device in service has not told
+  what it remembers of its catalog (warden.py): then this catalog may be older than its devices, and not know it yet.
+  So is what nobody knows on a placement group that the map does not have.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from reedbed.common.ids import Id
 from reedbed.extents.digest import ShardsDigest
 from reedbed.protos.types import ClusterMap, PlacementGroup
 
-GENERATION_MAX: Final = (1 << 64) - 1  # of a PG that the map does not have any more
 SCAN: Final = 2000  # extents that are looked at without a pause, and by one call at most
 
 _log = logs.get("catalog.comparing")
@@ -261,11 +260,13 @@ class Comparing:
                 continue
             row = extents.get(edit.writer, one.extent)
             pg = map_.pgs.get(one.pg)
-            if row is None and (pg is None or not sure or self._hold.covers(one.extent)):
+            if row is not None and not _misplaced(pg, row, device, one):
+                continue
+            kept = self._hold.predates(one.extent) if row is not None else self._hold.covers(one.extent)
+            if kept or not sure or pg is None:
                 compared.unknown += 1
-            elif row is None or _misplaced(pg, row, device, one):
-                generation = pg.generation if pg is not None else GENERATION_MAX
-                orders.append(self._removals.add(edit.writer, device, one.extent, one.index, one.pg, generation))
+            else:
+                orders.append(self._removals.add(edit.writer, device, one.extent, one.index, one.pg, pg.generation))
         compared.garbage += len(orders)
         return orders
 

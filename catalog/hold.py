@@ -8,6 +8,8 @@ Rows (numbers big-endian):
 Invariants
 - The shards of an extent in a held range that nobody knows are kept, and so is a dropped extent in it: what was lost
   may have named it. Only an operator's order removes them, by name.
+- A shard of a known extent from before the newest range is kept wherever it lies: it may have been dropped, and its
+  position moved without it, in what was lost, and be live again in what the catalog was begun anew on.
 - Below a range nothing was committed since the copy: its begin is the horizon that the copy had.
 """
 
@@ -38,6 +40,10 @@ class Hold:
 
     def covers(self, extent: bytes) -> bool:
         return any(begin <= extent < end for begin, end in self.ranges)
+
+    def predates(self, extent: bytes) -> bool:
+        """Whether the extent may be from before the catalog was last begun anew."""
+        return any(extent < end for _, end in self.ranges)
 
 
 NO_HOLD: Final = Hold()

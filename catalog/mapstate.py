@@ -3,9 +3,12 @@
 Rows (numbers big-endian, so that they sort):
 
     c/cluster              JSON {"cluster": hex, "epoch": int, "level": str, "default_profile": str,
-                           "next_device": int, "next_pg": int}
+                           "next_device": int, "next_pg": int, "starts": of each of the newest terms in which the
+                           map was changed [term, epoch and next_device before the first change], in order}
     c/d/<number u32>       a Device message
     c/p/<id u32>           a PlacementGroup message
+
+"starts" tell maps that this catalog told from those of another one that began with the same folder (remap.py).
 
 Invariants: every change of any of these rows raises the epoch in the same transaction; numbers of devices and PGs are
 never given twice.
@@ -21,6 +24,7 @@ from typing import Final
 import msgspec
 
 from reedbed.catalog.engine import Reader, Writer
+from reedbed.catalog.leases import read_term
 from reedbed.catalog.placement import LEVELS, Level, PlacedDevice, make_pgs, pg_count
 from reedbed.common.checksums import crc32c
 from reedbed.common.errors import (
@@ -50,6 +54,7 @@ CLUSTER_ROW: Final = b"c/cluster"
 DEVICE_ROWS: Final = b"c/d/"
 PG_ROWS: Final = b"c/p/"
 HISTORY_MAX: Final = 1000  # changes that are kept for deltas
+STARTS_MAX: Final = 32
 _AFTER: Final = b"\xff"
 
 
@@ -60,6 +65,14 @@ class Counters(msgspec.Struct, frozen=True):
     next_pg: int = 1
 
 
+class Start(msgspec.Struct, frozen=True, array_like=True):
+    """A term in which the map was changed, and how the map was before."""
+
+    term: int = 0
+    epoch: int = 0
+    next_device: int = 1
+
+
 class _ClusterRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cluster: str
     epoch: int
@@ -67,6 +80,7 @@ class _ClusterRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default_profile: str
     next_device: int
     next_pg: int
+    starts: tuple[Start, ...] = ()
 
 
 def check_cluster_settings(level: str, default_profile: str) -> Level:
@@ -106,8 +120,29 @@ def read_map(reader: Reader) -> tuple[ClusterMap, Counters] | None:
     return map_, Counters(row.next_device, row.next_pg)
 
 
+def read_starts(reader: Reader) -> tuple[Start, ...]:
+    """The newest terms in which the stored map was changed, in order. Corrupt."""
+    value = reader.get(CLUSTER_ROW)
+    try:
+        return () if value is None else msgspec.json.decode(value, type=_ClusterRow).starts
+    except msgspec.DecodeError as error:
+        raise Corrupt(f"the stored cluster map does not parse: {error}", where=f"row {CLUSTER_ROW.decode()}") from None
+
+
+def _starts(writer: Writer, change: MapChange) -> tuple[Start, ...]:
+    """With the term of now, if this is its first change."""
+    term, value = read_term(writer), writer.get(CLUSTER_ROW)
+    if value is None:
+        return (Start(term, change.base),)
+    row = msgspec.json.decode(value, type=_ClusterRow)
+    if row.starts and row.starts[-1].term == term:
+        return row.starts
+    return (*row.starts, Start(term, row.epoch, row.next_device))[-STARTS_MAX:]
+
+
 def write_change(writer: Writer, change: MapChange, counters: Counters) -> None:
     """Store `change`, which starts at the stored map."""
+    starts = _starts(writer, change)
     for device in change.devices:
         writer.put(DEVICE_ROWS + device.number.to_bytes(4, "big"), device_to_message(device).SerializeToString())
     for number in change.removed_devices:
@@ -123,6 +158,7 @@ def write_change(writer: Writer, change: MapChange, counters: Counters) -> None:
         change.default_profile,
         counters.next_device,
         counters.next_pg,
+        starts,
     )
     writer.put(CLUSTER_ROW, msgspec.json.encode(row))
 

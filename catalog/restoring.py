@@ -13,18 +13,20 @@ from typing import Final
 
 import msgspec
 
-from reedbed.catalog import copying, extents, hold, keys, lacks, leases
+from reedbed.catalog import copying, extents, hold, keys, lacks, leases, mending
 from reedbed.catalog.edit import editing, log_state
 from reedbed.catalog.engine import Engine, Writer
 from reedbed.catalog.judge import AckJudge, ProfileJudge
-from reedbed.catalog.mapstate import read_map, write_change
+from reedbed.catalog.mapstate import read_map, read_starts, write_change
 from reedbed.catalog.needs import Needs
 from reedbed.catalog.records import BegunRow, CopyRow, MissingRow
-from reedbed.catalog.remap import Remapped, change_to, realigned, remap
+from reedbed.catalog.remap import Copied, Remapped, change_to, realigned, remap
+from reedbed.catalog.removed import write_removed
 from reedbed.catalog.witness import Witness
 from reedbed.common.clock import Clock
 from reedbed.common.errors import Corrupt
 from reedbed.common.ids import NO_ID, Id
+from reedbed.protos.types import PlacementGroup
 
 REBUILT: Final = "rebuilt from the cluster"
 RESTORED: Final = "restored from a backup"
@@ -89,13 +91,13 @@ def begin(engine: Engine, witness: Witness, term: int, how: str, clock: Clock, s
         if stored is None:
             raise Corrupt("the copy holds no cluster map", hint="Use another copy")
         map_, counters = stored
-        copy_term, bound, base = leases.read_term(reader), leases.read_bound_ms(reader), hold.base_term(reader)
+        bound, base, starts = leases.read_bound_ms(reader), hold.base_term(reader), read_starts(reader)
         state = log_state(reader)
     log = (state.term, state.seq)
-    new = remap(map_, counters, copy_term, witness.map, witness.map_term, witness.generations)
+    new = remap(Copied(map_, counters, starts, strayed=how == NOTICED), witness.heard)
     needs = Needs(_Still(term, max(bound, wall_ms)), AckJudge(lambda: new.map), ProfileJudge(lambda: new.map), clock)
     for pg in sorted(new.changed):
-        _realign(engine, needs, new, pg)
+        _realign(engine, needs, map_.pgs[pg], new)
     start = leases.start_above(wall_ms, [bound, witness.id_ms])
     row = BegunRow(how, wall_ms * 1000, engine.redo_position(), missing_of(log, base, witness))
 
@@ -103,6 +105,8 @@ def begin(engine: Engine, witness: Witness, term: int, how: str, clock: Clock, s
         for pg in new.changed:
             writer.delete(keys.mark(pg))
         write_change(writer, change_to(map_, new.map), new.counters)
+        for device in new.removed:
+            write_removed(writer, device)
         low, high = leases.begin_anew(writer, term, start)
         # an old folder may have been served for a while: then its horizon has risen, and says nothing
         held = (NO_ID if how == NOTICED else low), high
@@ -119,20 +123,21 @@ def begin(engine: Engine, witness: Witness, term: int, how: str, clock: Clock, s
     return Begun(term, row, held, log)
 
 
-def _realign(engine: Engine, needs: Needs, new: Remapped, pg_id: int) -> None:
+def _realign(engine: Engine, needs: Needs, before: PlacementGroup, new: Remapped) -> None:
     """Rows of the live extents of a PG, as of its new positions; some in each transaction."""
-    pg = new.map.pgs[pg_id]
+    pg = new.map.pgs[before.id]
     after = b""
     while True:
         with engine.read() as reader:
-            page = list(islice(lacks.extents_of(reader, pg_id, after), _ROWS))
+            page = list(islice(lacks.extents_of(reader, pg.id, after), _ROWS))
+            mark = mending.get_mark(reader, pg.id)
         if not page:
             return
         with engine.write(urgent=True) as writer, editing(writer, needs) as edit:
             for extent_id in page:
                 old = extents.get(writer, extent_id)
                 assert old is not None, extent_id.hex()
-                row = realigned(old, pg, new.map)
+                row = realigned(mending.as_of(old, mark), before, pg, new.map)
                 if row != old:
                     lacks.store(edit, extent_id, old, row)
         after = page[-1]

@@ -136,11 +136,14 @@ class ClusterCalls:
             )
             for report in message.devices
         ]
+        notes = [(told.number, note_from_message(told.note)) for told in message.devices]
+        if self._warden is not None:
+            # who has been replaced, or is an old copy, has no say in what the device is, nor where: its map is old too
+            self._warden.told(message.term, (note for _, note in notes))
         answer = _answer(await self._cluster.heartbeat(message.epoch, reports, message.address))
         if self._warden is not None:
-            self._warden.heard_term(message.term)
-            for told in message.devices:  # before any order goes out
-                self._warden.heard(told.number, note_from_message(told.note))
+            for number, note in notes:  # before any order goes out
+                self._warden.heard(number, note)
             answer.restored = self._warden.base
         if self._notes is not None:
             answer.note.CopyFrom(note_to_message(self._notes.current()))

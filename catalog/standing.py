@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from reedbed.catalog import leases, restoring
-from reedbed.catalog.asking import Answer, Asking, Recalled, ask_all
+from reedbed.catalog.asking import Answer, Asking, Recalled
 from reedbed.catalog.engine import Engine
 from reedbed.catalog.mapstate import read_map
 from reedbed.catalog.warden import Verdict, judge, own_of
-from reedbed.catalog.witness import Witness, witness_of
+from reedbed.catalog.witness import Witness, ask_around, witness_of
 from reedbed.common import logs
 from reedbed.common.clock import Clock
 from reedbed.common.errors import StaleTerm
@@ -21,6 +21,7 @@ from reedbed.transport.lane import Connector
 from reedbed.transport.pool import LanePool
 
 ASK_S: Final = 1.5  # a device that does not answer so soon is heard later, by its heartbeat
+NEWS_S: Final = 5.0  # the same, where some device has proven this folder old: it, or another, knows the newest map
 
 _log = logs.get("catalog")
 
@@ -40,7 +41,8 @@ async def standing(engine: Engine, connector: Connector, clock: Clock, evidence:
         return
     pool = LanePool(connector, stored[0].cluster, clock=clock)
     try:
-        answers, _ = await ask_all(Asking(pool, clock), addresses, ASK_S)
+        # what moved since is found by the maps of those that did not
+        answers, _ = await ask_around(Asking(pool, clock), addresses, NEWS_S if evidence else ASK_S)
     finally:
         await pool.close()
     devices = [Recalled(0, b"", None, log, note) for note, log in evidence]

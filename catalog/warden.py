@@ -131,10 +131,15 @@ class Warden:
             )
         )
 
-    def heard_term(self, term: int) -> None:
-        """A process tells the highest term that it has heard of. StaleTerm if that is none of ours."""
+    def told(self, term: int, notes: Iterable[CatalogNote | None]) -> None:
+        """A process tells the highest term that it has heard of, and what its devices remember, whichever they are.
+
+        Raises why we must not go on, if so. Nobody counts as heard by this.
+        """
         if term > self._leases.term():
             self.replaced_by(term)
+        for note in notes:
+            self.judge(note)
         self.check()
 
     def _end(self, error: ReedbedError) -> None:

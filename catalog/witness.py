@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from reedbed.catalog.asking import Answer, Asking, ask_all
+from reedbed.catalog.remap import Heard
 from reedbed.common.clock import Deadline
 from reedbed.common.errors import ReedbedError, Unavailable, WrongCluster
 from reedbed.common.ids import id_time_ms
@@ -43,6 +44,20 @@ class Witness:
         if self.map is None:
             return False
         return len(self.away) <= parse_profile(self.map.default_profile).m
+
+    @property
+    def heard(self) -> Heard:
+        """All that concerns the cluster map."""
+        maps = [(answer.map_term, answer.map) for answer in self.answers if answer.map is not None]
+        if self.map is not None and (self.map_term, self.map) not in maps:
+            maps.append((self.map_term, self.map))
+        devices = [device for answer in self.answers for device in answer.devices]
+        return Heard(
+            maps,
+            self.generations,
+            frozenset(device.uuid for device in devices),
+            frozenset(device.number for device in devices),
+        )
 
     @property
     def endpoints(self) -> list[str]:
@@ -103,8 +118,10 @@ def witness_of(answers: Sequence[Answer], errors: Mapping[str, ReedbedError] | N
     )
 
 
-async def look(asking: Asking, addresses: Iterable[str], seconds: float = 10.0) -> Witness:
-    """Ask the processes at these addresses, and all that their maps name. Errors as of `witness_of`."""
+async def ask_around(
+    asking: Asking, addresses: Iterable[str], seconds: float
+) -> tuple[list[Answer], dict[str, ReedbedError]]:
+    """What the processes at these addresses remember, and all that their maps name; by address why some do not tell."""
     answers: list[Answer] = []
     errors: dict[str, ReedbedError] = {}
     asked: set[str] = set()
@@ -116,6 +133,12 @@ async def look(asking: Asking, addresses: Iterable[str], seconds: float = 10.0) 
         asked |= todo
         named = {device.address for answer in good if answer.map for device in answer.map.devices.values()}
         todo = named - asked
+    return answers, errors
+
+
+async def look(asking: Asking, addresses: Iterable[str], seconds: float = 10.0) -> Witness:
+    """Ask the processes at these addresses, and all that their maps name. Errors as of `witness_of`."""
+    answers, errors = await ask_around(asking, addresses, seconds)
     # a process that moved to another address is named by its old one too
     known = {device.uuid for answer in answers for device in answer.devices}
     maps = [answer.map for answer in answers if answer.map is not None]

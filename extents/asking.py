@@ -36,7 +36,7 @@ from reedbed.extents.context import ClusterAccess
 from reedbed.extents.offload import off_loop
 from reedbed.protos import convert, storage_pb2
 from reedbed.protos.methods import READ_SHARDS
-from reedbed.protos.types import Device, Extent, PlacementGroup
+from reedbed.protos.types import Device, Extent, PlacementGroup, Position
 
 # Of one shard, these say that its bytes are gone; every other error, that they cannot be had at present.
 _LOSSES = (UnknownShard, StaleGeneration, Corrupt)
@@ -102,10 +102,14 @@ class Asker:
     def where(self) -> str:
         return f"extent {format_id(self.extent.id)} on PG {self.extent.pg}"
 
+    def place(self, shard: int) -> Position:
+        """The shard's position, by the map in which the extent was located."""
+        assert self._pg is not None
+        return self._pg.positions[shard]
+
     def devices(self, shard: int) -> list[Device]:
         """Whom to ask for a shard, in order: the target, then the source; those that are up first."""
-        assert self._pg is not None
-        place = self._pg.positions[shard]
+        place = self.place(shard)
         target = self._map.devices.get(place.device)
         if not place.source:
             return [target] if target is not None else []

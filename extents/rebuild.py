@@ -4,6 +4,9 @@ Invariants:
 - Nothing is put that was not verified: copied bytes by their rows, computed data by the rows that a parity shard has of
   it; computed parity comes from verified shards only.
 - A shard is put with the block table that it had, so that putting it twice is harmless, whoever does it.
+- A shard that its own device has already is put again: that renews it, and whoever counts shards hears of it. It is
+  looked for there where the source does not have it, and where the shards that are known of do not suffice: a catalog
+  that was restored may not know how far a position had moved.
 - In memory are the k shards that it reads and those that it puts, and nothing of it outlives the call.
 """
 
@@ -92,45 +95,64 @@ class _Rebuilder:
         if not self._positions:
             return
         await self._asker.locate()
-        shards = await self._copied()
-        lost = [shard for shard in self._positions if shard not in shards]
-        if lost:
-            shards.update(await self._computed(lost))
+        shards = await self._copied([shard for shard in self._positions if self._is_moving(shard)])
+        try:
+            shards.update(await self._computed(shards))
+        except (DataLoss, Unavailable):
+            if not await self._look_further(shards):
+                raise
+            shards.update(await self._computed(shards))
         errors = [str(error) for error in await self._put_all(shards) if error is not None]
         if errors:
             self.result.error = "; ".join(errors)
 
-    async def _copied(self) -> dict[int, Buffer]:
-        """The shards that their positions' sources still have."""
+    def _is_moving(self, shard: int) -> bool:
+        return bool(self._extent.present >> shard & 1 and self._asker.place(shard).source)
 
-        async def copy(shard: int) -> Buffer | None:
-            source = self._source_of(shard)
-            if source is None or not self._extent.present >> shard & 1:
-                return None
+    async def _copied(self, wanted: Collection[int]) -> dict[int, memoryview]:
+        """Those of these shards that the sources of their positions have, or their devices themselves."""
+
+        async def copy(shard: int) -> memoryview | None:
             into = memoryview(bytearray(self._layout.length_of(shard)))
             own: list[BlockRows] = []
-            try:
-                wanted = self._rows_of(shard, ())
-                async with self._reading:
-                    rows = await self._asker.ask_device(source, shard, ((0, len(into)),), into, wanted, own)
-            except ReedbedError as error:
-                self._asker.bad[shard] = error
-                return None
-            self._learn(shard, own, rows, len(into))
-            return into
+            for device in self._holders(shard):
+                try:
+                    rows = self._rows_of(shard, ())
+                    async with self._reading:
+                        rows_of = await self._asker.ask_device(device, shard, ((0, len(into)),), into, rows, own)
+                except ReedbedError as error:
+                    self._asker.bad[shard] = error
+                    continue
+                self._learn(shard, own, rows_of, len(into))
+                self._asker.bad.pop(shard, None)
+                return into
+            return None
 
-        found = await asyncio.gather(*(copy(shard) for shard in self._positions))
-        return {shard: data for shard, data in zip(self._positions, found, strict=True) if data is not None}
+        found = await asyncio.gather(*(copy(shard) for shard in wanted))
+        return {shard: data for shard, data in zip(wanted, found, strict=True) if data is not None}
 
-    def _source_of(self, shard: int) -> Device | None:
-        map_ = self._access.map
-        pg = map_.pgs.get(self._extent.pg)
-        source = pg.positions[shard].source if pg is not None else 0
-        device = map_.devices.get(source)
-        return device if device is not None and device.state in ("up", "failed") else None
+    def _holders(self, shard: int) -> list[Device]:
+        """The source of a shard's position, then its device, as far as they can be asked."""
+        place = self._asker.place(shard)
+        devices = (self._access.map.devices.get(number) for number in (place.source, place.device))
+        return [device for device in devices if device is not None and device.state in ("up", "failed")]
 
-    async def _computed(self, lost: list[int]) -> dict[int, Buffer]:
-        held: dict[int, memoryview] = {}
+    async def _look_further(self, shards: dict[int, memoryview]) -> bool:
+        """Adds to `shards` those that lie where they belong though nobody knew; whether any may be had by now."""
+        lost = [shard for shard in self._positions if shard not in shards]
+        found = await self._copied(lost)
+        shards.update(found)
+        unasked = [shard for shard in self._asker.bad if shard not in lost and not self._extent.present >> shard & 1]
+        for shard in unasked:
+            del self._asker.bad[shard]
+        return bool(found or unasked)
+
+    async def _computed(self, known: Mapping[int, memoryview]) -> dict[int, memoryview]:
+        """The shards that are not `known` and belong to the positions, from those that are, and others."""
+        lost = [shard for shard in self._positions if shard not in known]
+        if not lost:
+            return {}
+        held = dict(known)
         for _ in range(_TRIES):
             plan = self._plan(lost, held)
             asked = [part for part in plan.sources if part.shard not in held]
@@ -186,9 +208,9 @@ class _Rebuilder:
             if known is None or known.end < found.end:
                 self._data_rows[one] = found
 
-    async def _decode(self, plan: DecodePlan, held: Mapping[int, memoryview]) -> dict[int, Buffer]:
+    async def _decode(self, plan: DecodePlan, held: Mapping[int, memoryview]) -> dict[int, memoryview]:
         have: dict[int, Buffer] = dict.fromkeys(plan.zeros, b"")
-        have.update((part.shard, held[part.shard]) for part in plan.sources)
+        have.update((part.shard, held[part.shard][: part.length]) for part in plan.sources)
         out = {part.shard: memoryview(bytearray(part.length)) for part in plan.want}
         rows = {shard: self._data_rows[shard] for shard in out if shard < self._asker.profile.k}
         codec, extent_id = codec_for(self._asker.profile), self._extent.id
@@ -203,7 +225,7 @@ class _Rebuilder:
             raise Corrupt(
                 f"shard {wrong}, computed from {sorted(have)}, does not match its table", where=self._asker.where()
             )
-        return dict(out)
+        return out
 
     async def _put_all(self, shards: Mapping[int, Buffer]) -> list[ReedbedError | None]:
         async def put(shard: int, data: Buffer) -> ReedbedError | None:

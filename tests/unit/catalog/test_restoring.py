@@ -7,18 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from reedbed.catalog import audit, copying, extents, hold, leases, mending, restoring
 from reedbed.catalog.asking import Answer, Recalled
 from reedbed.catalog.edit import editing
 from reedbed.catalog.extents import Offers
 from reedbed.catalog.hold import Hold
-from reedbed.catalog.mapstate import Counters, read_map
+from reedbed.catalog.mapstate import read_map
 from reedbed.catalog.memory import MemoryEngine
 from reedbed.catalog.records import BegunRow, CopyRow, ExtentRow, MarkRow, MissingRow, SliceRow
-from reedbed.catalog.remap import EPOCH_STEP, change_to, realigned, remap
+from reedbed.catalog.remap import EPOCH_STEP, GENERATION_STEP
 from reedbed.catalog.restoring import NOTICED, REBUILT, RESTORED, missing_of
 from reedbed.catalog.witness import Witness, witness_of
 from reedbed.common.clock import ManualClock
@@ -144,49 +142,6 @@ def test_answers_of_several_clusters_or_none_at_all_are_refused() -> None:
         witness_of([answer(recalled(1)), answer(recalled(2), cluster=b"x" * 16)])
 
 
-# The map
-
-
-def test_the_newer_map_counts_and_the_epoch_leaps() -> None:
-    copy, counters = map_of(5, group(1, 1, 1, 2, 3), group(2, 1, 2, 3, 4)), Counters(5, 3)
-    heard = map_of(9, group(1, 3, 1, 2, (5, 3)), group(7, 1, 1, 2, 3), devices=5)
-    new = remap(copy, counters, 2, heard, 2, {})
-    assert new.map.pgs == {1: heard.pgs[1], 2: copy.pgs[2], 7: heard.pgs[7]}
-    assert new.map.devices == heard.devices
-    assert new.map.epoch == 9 + EPOCH_STEP
-    assert new.counters == Counters(6, 8)
-    assert new.changed == {1}
-    for older_term, epoch in ((1, 99), (2, 4)):
-        kept = remap(copy, counters, 2, replace(heard, epoch=epoch), older_term, {})
-        assert (kept.map.pgs, kept.changed) == (copy.pgs, frozenset())
-        assert kept.map.epoch == max(5, epoch) + EPOCH_STEP
-    assert remap(copy, counters, 2, None, 0, {}).map.epoch == 5 + EPOCH_STEP
-
-
-def test_no_generation_is_below_what_a_device_knows() -> None:
-    copy = map_of(5, group(1, 2, 1, 2, 3), group(2, 2, 2, 3, 4))
-    new = remap(copy, Counters(5, 3), 2, None, 0, {1: 6, 2: 2, 9: 9})
-    assert {pg.id: pg.generation for pg in new.map.pgs.values()} == {1: 7, 2: 2}
-
-
-def test_a_change_to_the_new_map_makes_it_of_the_old_one() -> None:
-    copy = map_of(5, group(1, 1, 1, 2, 3), devices=6)
-    new = remap(copy, Counters(7, 2), 1, map_of(8, group(1, 4, 1, 2, 4), group(3, 1, 1, 2, 3)), 2, {}).map
-    change = change_to(copy, new)
-    assert change.removed_devices == (5, 6)
-    assert change.apply(copy) == new
-
-
-@given(st.integers(0, 7), st.integers(0, 7), st.integers(0, 7))
-def test_rows_follow_the_positions_of_the_newer_map(present: int, gone: int, moving: int) -> None:
-    row = ExtentRow(2, 1, 1, 1, (10, 10), present, 1, 10, gone=gone & present, moving=moving & present & ~gone)
-    map_ = map_of(9, group(1, 4, 1, (4, 2), (1, 3)))
-    map_ = replace(map_, devices={**map_.devices, 3: device(3, state="out")})
-    new = realigned(row, map_.pgs[1], map_)
-    assert (new.generation, new.present) == (4, present)
-    assert (new.moving, new.gone) == (present & 0b010, present & 0b100)
-
-
 # All of it, in an engine
 
 
@@ -300,13 +255,13 @@ async def test_positions_that_moved_since_the_copy_are_where_devices_heard_of_th
     restoring.begin(copy, witness(map=heard, map_term=1, generations={2: 5}), 7_000_000_000, REBUILT, begun.rack.clock)
     for extent in (moved, same):
         row = begun.row(copy, extent.id)
-        assert (row.generation, row.present, row.moving, row.gone) == (3, 0b111, 0b001, 0)
+        assert (row.generation, row.present, row.moving, row.gone) == (3 + GENERATION_STEP, 0b111, 0b001, 0)
     with copy.read() as reader:
         stored = read_map(reader)
         assert mending.get_mark(reader, 1) is None
     assert stored is not None
-    assert stored[0].pgs[1] == newer
-    assert stored[0].pgs[2].generation == 6
+    assert stored[0].pgs[1] == replace(newer, generation=3 + GENERATION_STEP)
+    assert stored[0].pgs[2].generation == 5 + GENERATION_STEP
     assert stored[0].epoch > 99 + EPOCH_STEP - 1
 
 

@@ -10,14 +10,20 @@ from typing import Any
 import pytest
 
 from reedbed.catalog import notes as noting
+from reedbed.catalog.compare_calls import CompareCalls
 from reedbed.catalog.edit import editing
 from reedbed.catalog.hold import write_begun
 from reedbed.catalog.notes import Notes
 from reedbed.catalog.records import BegunRow
+from reedbed.catalog.service import ClusterCalls
 from reedbed.catalog.warden import STALL_S, Own, Verdict, Warden, judge
+from reedbed.common.clock import Deadline
 from reedbed.common.errors import ReedbedError, StaleTerm, Unavailable
 from reedbed.common.ids import Id
+from reedbed.protos import catalog_pb2, methods
+from reedbed.protos.convert import note_to_message
 from reedbed.protos.types import CatalogNote
+from reedbed.transport.lane import Request
 
 OWN = Own(term=7, base=0, log=(7, 100), redo=500, version=3)
 
@@ -179,6 +185,8 @@ async def test_nothing_is_settled_while_a_commit_may_still_come(world: World) ->
     assert not world.notes.settled
     world.pending = 0
     world.settle()
+    assert not world.notes.settled  # who rebuilds it now would not hear of it
+    await world.notes.step()
     assert world.notes.settled
 
 
@@ -277,10 +285,30 @@ async def test_an_old_copy_of_a_folder_commits_nothing_either(world: World) -> N
 
 
 async def test_heartbeats_that_tell_of_a_higher_term_end_it(world: World) -> None:
-    world.warden.heard_term(1)
+    world.warden.told(1, [])
     with pytest.raises(StaleTerm):
-        world.warden.heard_term(2)
+        world.warden.told(2, [])
     assert world.warden.ended.is_set()
+
+
+@pytest.mark.parametrize("term", [2, 1])
+async def test_heartbeats_are_judged_by_what_they_remember_before_the_map_has_a_say(world: World, term: int) -> None:
+    """An old copy knows devices by addresses and incarnations of its day, and would send them away for others."""
+    note = CatalogNote(1, 0, redo=10_000)
+    request = catalog_pb2.HeartbeatRequest(address="10.9.9.9:1", term=term)
+    request.devices.add(number=1, uuid=b"1" * 16, incarnation=5, note=note_to_message(note))
+    cluster: Any = world.rack.cluster
+    none: Any = None  # it comes to nobody else
+    calls = ClusterCalls(cluster, none, none, CompareCalls(cluster, none), dict, world.warden)
+    before = world.rack.cluster.map
+    with pytest.raises(StaleTerm if term == 2 else Unavailable):
+        await calls.handlers()[methods.HEARTBEAT](
+            Request(methods.HEARTBEAT, request.SerializeToString(), (), Deadline(1.0), 0, 0)
+        )
+    assert world.warden.ended.is_set()
+    assert world.warden.older == (term == 1)
+    assert world.rack.cluster.map == before
+    assert 1 in world.warden.unheard(before)
 
 
 async def test_who_has_been_heard_is_remembered_by_device(world: World) -> None:

@@ -91,6 +91,33 @@ async def test_a_moving_position_is_copied_from_its_source_alone(
         assert sum(device.bytes_read for device in twin.devices.values()) - read in (0, 1 << 18)
 
 
+async def test_shards_that_are_there_are_found_whatever_is_known_of_them(
+    make_twin: Callable[..., Any], some_bytes: Callable[[int], bytes]
+) -> None:
+    """As after a restore: more than m positions move, and nobody knows that their devices have everything already."""
+    twin = make_twin(Profile(4, 2), 10)
+    spare = sorted(set(twin.devices) - {place.device for place in twin.map.pgs[1].positions})
+    for position, number in zip((0, 1, 4), spare, strict=False):
+        give(twin, 1, position, number)
+    extent = await twin.write(some_bytes(1 << 20))
+    result = await rebuild(twin, extent, [0, 1, 4])  # believed at the sources
+    assert result.error == ""
+    assert sorted(ack.position for ack in result.acks) == [0, 1, 4]
+    assert result.read == 3 << 18  # none of it is computed
+    missing = replace(extent, present=extent.present & ~0b010011)  # and once the sources have told that they are not
+    result = await rebuild(twin, missing, [0, 1, 4])
+    assert result.error == ""
+    assert sorted(ack.position for ack in result.acks) == [0, 1, 4]
+    # one is lost indeed, one is known to be there, of one nobody knows, and it is not to be put now
+    holders = shards_of(twin, extent)
+    for position in (1, 5):
+        del twin.devices[holders[position][0]].shards[extent.id, position]
+    result = await rebuild(twin, replace(extent, present=0b001100), [0, 1])
+    assert result.error == ""
+    assert sorted(ack.position for ack in result.acks) == [0, 1]
+    assert twin.devices[holders[1][0]].shards[extent.id, 1] == holders[1][1]
+
+
 async def test_a_source_that_dies_is_done_without(
     make_twin: Callable[..., Any], some_bytes: Callable[[int], bytes]
 ) -> None:
@@ -186,8 +213,10 @@ async def test_too_few_shards_end_with_what_is_missing(
 ) -> None:
     twin = make_twin(Profile(4, 2), 6)
     extent = await twin.write(some_bytes(1 << 20))
+    holders = shards_of(twin, extent)
     for other in (1, 2, 3):
-        twin.devices[twin.map.pgs[1].positions[other].device].dead = True
+        twin.devices[holders[other][0]].dead = True
+    del twin.devices[holders[position][0]].shards[extent.id, position]
     known = replace(extent, present=extent.present & ~(1 << position))
     result = await rebuild(twin, known, [position])
     assert "too few devices answer" in result.error
