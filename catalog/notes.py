@@ -70,8 +70,8 @@ class Notes:
 
     @property
     def settled(self) -> bool:
-        """Whether the copy holds every acknowledged commit, as devices are told."""
-        return self._settled
+        """Whether the copy holds every acknowledged commit, and devices know: else a rebuild could not say so."""
+        return self._settled and self._told_settled
 
     def current(self) -> CatalogNote:
         """The note as of now; a new version if it says something else than the last one."""
