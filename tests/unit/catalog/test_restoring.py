@@ -425,6 +425,14 @@ async def test_what_left_a_device_is_forgotten_although_a_dropped_extent_is_held
         await leftovers.step()
     assert gone.id in {order.extent for order in collector.orders([spare])}
     assert rows() == 0
+    # and where that is all there is, nothing is waited for
+    with one.engine.write() as writer:
+        released.note(writer, one.cluster.map, [Released(1, 0, spare, 1)])
+    fresh = Removals(one.engine, one.transactor, one.leases, one.keeper, one.needs, 3600.0, held)
+    leftovers = Leftovers(one.engine, one.transactor, one.leases, one.keeper, fresh)
+    for _ in range(3):
+        await leftovers.step()
+    assert rows() == 0
 
 
 class Listing:
