@@ -55,8 +55,10 @@ class BackupCalls:
         term: Callable[[], int],
         clock: Clock,
         begun: Callable[[], Awaitable[None]],
+        grace_s: float,
     ) -> None:
-        """`begun` is waited for when a backup begins."""
+        """`begun` is waited for when a backup begins. grace_s: how long what is deleted stays on devices."""
+        self._grace_s = grace_s
         self._engine = engine
         self._cluster = cluster
         self._term = term
@@ -82,6 +84,7 @@ class BackupCalls:
                 raise ResourceExhausted(f"{PINS_MAX} backups are being taken already", hint="Try again later")
             await self._begun()
             reply.redo = self._engine.redo_position()
+            reply.grace_ms = round(self._grace_s * 1000)
             reply.pin = secrets.randbits(63)
             self._pins[reply.pin] = _Pin(reply.redo, self._clock.monotonic())
             return Response(reply.SerializeToString())

@@ -4,7 +4,8 @@
     4   u8   version, 1
     5   3    zero
     8   u32  length of what it says of itself, a JSON object: cluster (hexadecimal), term, redo (the newest record
-             before the first page), created_us (microseconds since 1970), endpoint, software
+             before the first page), created_us (microseconds since 1970), endpoint, software, grace_s (how long what is
+             deleted stays on devices, by the catalog's settings; absent: a day)
     12       that object
         u32  CRC32C of all before
 
@@ -42,7 +43,7 @@ from reedbed.catalog.engine import RedoRecord
 from reedbed.catalog.pieces import Packed
 from reedbed.common.checksums import crc32c
 from reedbed.common.errors import Corrupt, InvalidArgument, NewerFormat, NotFound, PermissionDenied, ResourceExhausted
-from reedbed.common.limits import MIB
+from reedbed.common.limits import DELETE_GRACE_S, MIB
 
 VERSION: Final = 1
 ROWS: Final = 1
@@ -65,6 +66,7 @@ class About(msgspec.Struct, frozen=True):
     created_us: int
     endpoint: str = ""
     software: str = ""
+    grace_s: float = DELETE_GRACE_S
 
 
 class _End(msgspec.Struct, frozen=True):

@@ -60,6 +60,13 @@ def _read(reader: Reader) -> _Row | None:
         raise Corrupt("the stored order to balance does not parse", where=f"key {ROW.decode()}") from None
 
 
+def forget_order(writer: Writer) -> bool:
+    """Carry no order out any more; whether there was one. For a catalog that does not run."""
+    found = writer.get(ROW) is not None
+    writer.delete(ROW)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class _Basis:
     """What a plan rests on, beside what the plan itself changes."""

@@ -96,6 +96,7 @@ class Catalog:
             self._needs,
             settings.delete_grace_s,
             self.survival.hold,
+            self.survival.copied,
         )
         self.cluster = Cluster(
             self._keeper,
@@ -110,7 +111,7 @@ class Catalog:
         self.survival.complete(self._needs, self._removals, self.cluster.ensure_profile)
         warden, notes = self.survival.warden, self.survival.notes
         self.objects = ObjectService(engine, self._committer, self._needs, pool, notes.committing)
-        self.keeping = Keeping(engine, self._committer, self._keeper, self._needs, clock, pool)
+        self.keeping = Keeping(engine, self._committer, self._keeper, self._needs, clock, pool, self.survival.held_on)
         self.rewriting = Rewriting(
             engine,
             self._committer,

@@ -181,7 +181,13 @@ class Cluster:
 
         def decide(map_: ClusterMap, counters: Counters) -> Changed:
             nonlocal number, cleaned
-            device = register(map_, counters, asked, lambda number: not gone and self._alive(number))
+            device = register(
+                map_,
+                counters,
+                asked,
+                lambda number: not gone and self._alive(number),
+                held=self._removals.holds,
+            )
             number = device.number
             known = map_.devices.get(number)
             cleaned = known is not None and known.incarnation < device.incarnation
@@ -196,7 +202,12 @@ class Cluster:
         return map_.devices[number]
 
     async def _forget_orders(self, asked: Registration) -> None:
-        """Orders that were given to a device before it was cleaned are moot; while it is out there are no others."""
+        """Orders that were given to a device before it was cleaned are moot; while it is out there are no others.
+
+        Where extents are held no device is cleaned, and orders stay.
+        """
+        if self._removals.holds:
+            return
         for device in self._keeper.map.devices.values():
             known = device.uuid == asked.uuid and device.incarnation == asked.incarnation
             if known and device.state == "out" and device.number not in named(self._keeper.map.pgs.values()):

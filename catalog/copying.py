@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+
 from reedbed.catalog import keys, leases, records, sysobjects
 from reedbed.catalog.engine import Reader, RedoRecord, Writer
-from reedbed.catalog.records import CopyRow
+from reedbed.catalog.records import CopyRow, SnapshotRow
 from reedbed.catalog.removals import NUMBER_ROW, OPEN_ROWS, ORDER_ROWS
 from reedbed.common.ids import ID_BYTES, is_system
 from reedbed.common.limits import MIB
@@ -64,6 +66,23 @@ def run_of(found: Iterable[RedoRecord]) -> list[RedoRecord]:
             break
         run.append(record)
     return run
+
+
+def is_whole(row: CopyRow) -> bool:
+    """Whether the present stream can be applied to a complete snapshot: else an older stream's is what there is."""
+    return row.snapshot is not None and row.snapshot.stream in (b"", row.stream)
+
+
+def begun_anew(old: CopyRow | None, found: SnapshotRow | None, stream: bytes, last: int) -> CopyRow:
+    """The row of another stream, of the records after `last`. What was there stays until a snapshot of it is complete.
+
+    found: the newest complete snapshot on the cluster that the engine knows of, for where there is no old row.
+    """
+    kept = found
+    if old is not None and old.snapshot is not None:
+        kept = msgspec.structs.replace(old.snapshot, stream=old.snapshot.stream or old.stream)
+    number = max(old.snapshots if old is not None else 0, kept.number if kept is not None else 0)
+    return CopyRow(stream=stream, last=last, snapshots=number, snapshot=kept, wanted=True)
 
 
 def snapshot_due(row: CopyRow) -> bool:

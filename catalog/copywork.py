@@ -3,7 +3,10 @@
 A piece is one extent of a system object, written through the extents room and committed like any other, so that repair,
 scrub and moves keep it.
 
-Invariant: the row changes only in the transaction that commits what it tells of.
+Invariants
+- The row changes only in the transaction that commits what it tells of.
+- What a rebuild would start from is not let go before there is a newer one: a stream that is begun anew keeps the
+  snapshot of the one before.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from reedbed.catalog import copying
+from reedbed.catalog import copying, sysobjects
 from reedbed.catalog.access import CatalogAccess
 from reedbed.catalog.edit import Edit, editing
 from reedbed.catalog.engine import Engine, Writer
@@ -21,7 +24,7 @@ from reedbed.catalog.needs import Needs
 from reedbed.catalog.notes import Notes
 from reedbed.catalog.records import CopyRow
 from reedbed.common.clock import Clock, Deadline
-from reedbed.common.errors import Unavailable
+from reedbed.common.errors import DiskFull, ReedbedError, Unavailable
 from reedbed.common.ids import Id
 from reedbed.ec.cut import block_borders, layout_for
 from reedbed.ec.profiles import Profile
@@ -65,6 +68,7 @@ class CopyWork:
         self.placing = placing
         self.clock = clock
         self._needs = needs
+        self.no_room = False  # the last piece found no device with room for it
         self._row: CopyRow | None = None
         self.read_again()
 
@@ -95,7 +99,13 @@ class CopyWork:
             for start, length in zip(layout.starts, layout.lengths, strict=True)
         ]
         borders = [block_borders(length) for length in layout.lengths]
-        return await write_extent(access, profile, shards, borders, Deadline(WRITE_S, self.clock))
+        try:
+            extent = await write_extent(access, profile, shards, borders, Deadline(WRITE_S, self.clock))
+        except ReedbedError as error:
+            self.no_room = self.no_room or lacks_room(error)
+            raise
+        self.no_room = False
+        return extent
 
     async def commit(
         self, stream: bytes, change: Callable[[Edit], None], renew: Callable[[CopyRow], CopyRow] | None = None
@@ -124,11 +134,17 @@ class CopyWork:
         last = self.engine.redo_position()
 
         def apply(writer: Writer) -> CopyRow:
-            old = copying.read(writer)
-            row = CopyRow(stream=stream, last=last, snapshots=old.snapshots if old else 0)
+            row = copying.begun_anew(copying.read(writer), sysobjects.newest_snapshot(writer), stream, last)
             copying.write(writer, row)
             return row
 
         row = await self.transactor.run(apply, urgent=True)
         self._took(row)
         return row
+
+
+def lacks_room(error: BaseException | None) -> bool:
+    """Whether a write failed because a device has no room left."""
+    while error is not None and not isinstance(error, DiskFull):
+        error = error.__cause__
+    return error is not None

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import msgspec
 
@@ -169,17 +170,20 @@ def live(reader: Reader, after: Id | None = None) -> Iterator[tuple[Id, ExtentRo
 
 def dropped(reader: Reader, before_ms: int, limit: int, after: tuple[int, Id] | None = None) -> list[DroppedExtent]:
     """The removal queue: extents dropped before that time of the id clock, oldest first, after (time, id) `after`."""
-    start = keys.DROPPED if after is None else keys.dropped(*after) + b"\x00"
     found: list[DroppedExtent] = []
-    for key, _ in reader.scan(start, keys.DROPPED + before_ms.to_bytes(8, "big")):
-        if len(found) == limit:
-            break
-        extent_id = keys.last_id(key)
+    for _, extent_id in islice(dropped_ids(reader, before_ms, after), limit):
         row = get(reader, extent_id)
         assert row is not None, extent_id.hex()
         assert row.dropped_ms is not None, extent_id.hex()
         found.append(DroppedExtent(extent_id, row.dropped_ms, row))
     return found
+
+
+def dropped_ids(reader: Reader, before_ms: int, after: tuple[int, Id] | None = None) -> Iterator[tuple[int, Id]]:
+    """The same without their rows: (time, id)."""
+    start = keys.DROPPED if after is None else keys.dropped(*after) + b"\x00"
+    for key, _ in reader.scan(start, keys.DROPPED + before_ms.to_bytes(8, "big")):
+        yield int.from_bytes(key[len(keys.DROPPED) : len(keys.DROPPED) + 8], "big"), keys.last_id(key)
 
 
 def forget_dropped(edit: Edit, extent_id: Id) -> bool:

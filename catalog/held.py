@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from reedbed.catalog import extents
 from reedbed.catalog.asking import Asking, ShardPlace
+from reedbed.catalog.carry_on import carried_on
 from reedbed.catalog.edit import editing
 from reedbed.catalog.engine import Engine, Reader, Writer
 from reedbed.catalog.hold import Hold
@@ -67,6 +68,7 @@ class HeldExtents:
         self._hold = hold
         self._map = map_
         self._asking = asking
+        self._under_way: set[asyncio.Future[Any]] = set()
 
     async def page(self, after: Id | None, limit: int) -> tuple[list[HeldExtent], Id | None, list[int]]:
         """Up to about `limit` of them behind `after`, where to go on (None: this was all), and devices that are away.
@@ -119,9 +121,34 @@ class HeldExtents:
                         )
             return orders
 
-        orders = await self._transactor.run(write, urgent=True)
-        self._removals.written(orders)
-        return len(found), len(orders), sorted(away)
+        async def carry_out() -> int:
+            orders = await self._transactor.run(write, urgent=True)
+            self._removals.written(orders)
+            return len(orders)
+
+        return len(found), await carried_on(carry_out(), self._under_way), sorted(away)
+
+    async def on(self, number: int) -> int | None:
+        """How many of them a device has shards of; None where it does not answer."""
+        device = self._map().devices.get(number)
+        if not self._hold.ranges or device is None:
+            return 0
+        if self._asking is None:
+            return None
+        count = 0
+        for begin, end in self._hold.ranges:
+            after, more = (_before(begin), _HIGHEST_INDEX), True
+            while more:
+                try:
+                    rows, more = await self._asking.shards(device.address, number, after, system=False, limit=PAGE_MAX)
+                except ReedbedError:
+                    return None
+                new = {row.extent for row in rows if after[0] < row.extent < end}
+                with self._engine.read() as reader:
+                    count += sum(_held(reader, extent, ()) is not None for extent in new)
+                after = (rows[-1].extent, rows[-1].index) if rows else (end, 0)
+                more = more and after[0] < end
+        return count
 
     async def _between(self, after: Id, end: Id, limit: int) -> tuple[list[HeldExtent], Id | None, list[int]]:
         listed, away = await self._list(after, min(max(limit, POSITIONS_MAX + 1), PAGE_MAX))

@@ -8,7 +8,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +19,7 @@ from reedbed.catalog.carry_on import carried_on
 from reedbed.catalog.drains import plan_drain, read_leaving, write_leaving
 from reedbed.catalog.edit import editing
 from reedbed.catalog.engine import Engine, Writer
+from reedbed.catalog.hold import read_hold
 from reedbed.catalog.leases import Transactor
 from reedbed.catalog.mapkeeper import Changed, MapKeeper
 from reedbed.catalog.mapstate import Counters, find_device
@@ -26,12 +27,12 @@ from reedbed.catalog.mending import Counted, Mended
 from reedbed.catalog.moves import Moves, begin, plan_moves
 from reedbed.catalog.needs import Needs
 from reedbed.catalog.rates import Progress, Rates, read_rates, write_rates
-from reedbed.catalog.removing import RemovalPlan, plan_removal, remove
+from reedbed.catalog.removing import HeldOn, RemovalPlan, nothing_held, plan_removal, remove
 from reedbed.catalog.reporting import age_s, by_device, by_pg, idle, seconds
 from reedbed.catalog.tasks import Task, TaskBoard
 from reedbed.common import logs
 from reedbed.common.clock import Clock
-from reedbed.common.errors import InvalidArgument, NotFound
+from reedbed.common.errors import InvalidArgument, NotFound, Unavailable
 from reedbed.common.ids import Id
 from reedbed.common.ids import id_time_ms as time_of
 from reedbed.protos.types import ClusterMap
@@ -67,8 +68,10 @@ class Keeping:
         needs: Needs,
         clock: Clock,
         pool: Executor | None = None,
+        held_on: HeldOn = nothing_held,
     ) -> None:
         """`pool` makes long plans."""
+        self._held_on = held_on
         self._engine = engine
         self._transactor = transactor
         self._keeper = keeper
@@ -86,15 +89,16 @@ class Keeping:
         with engine.read() as reader:
             self._rates = read_rates(reader)
             self._leaving = read_leaving(reader)
+            self._holds = bool(read_hold(reader).ranges)
 
     @property
     def rates(self) -> Rates:
         return self._rates
 
     @property
-    def open_tasks(self) -> int:
-        """Tasks that wait for a process, or are with one."""
-        return self._board.open
+    def repairing(self) -> bool:
+        """Whether tasks wait for a process, or are with one, that may well succeed."""
+        return self._board.hopeful
 
     async def step(self) -> bool:
         """The step of a background loop; whether to go on at once."""
@@ -124,7 +128,8 @@ class Keeping:
             nonlocal planned, begun
             with self._engine.read() as reader:
                 marked, found = mending.marks(reader), lacks.lacks(reader)
-            planned = plan_moves(map_, marked, found, self._leaving, self._unripe(map_), self._full)
+            unripe = self._unripe(map_)
+            planned = plan_moves(map_, marked, found, self._leaving, unripe, self._full, held=self._holds)
             avoid = {*self._full, *(device.number for device in planned.devices)}
             begun = begin(map_, shifts, {*marked, *(pg.id for pg in planned.pgs)}, avoid)
             return planned.devices, [*planned.pgs, *begun.pgs]
@@ -240,19 +245,27 @@ class Keeping:
     async def drain(self, devices: Sequence[int], *, plan: bool) -> dict[str, object]:
         """Let devices give all their positions to others, or with `plan` only tell what that would be.
 
-        NotFound; PreconditionFailed where the others have no place or no room for what they hold, with what is missing.
+        NotFound; PreconditionFailed where the others have no place or no room for what they hold, with what is missing;
+        Unavailable where others began to leave meanwhile.
         """
-        told = plan_drain(self._keeper.map, devices, self._leaving)
+        planned = self._leaving
+        told = plan_drain(self._keeper.map, devices, planned)
         if not plan:
             told.check()
-            await self._set_leaving(self._leaving.union(devices))
+
+            def also(leaving: frozenset[int]) -> frozenset[int]:
+                if leaving - planned:
+                    raise Unavailable("another device began to leave meanwhile", hint="Look again, and try again")
+                return leaving.union(devices)
+
+            await self._set_leaving(also)
         return told.as_json()
 
     async def undrain(self, devices: Sequence[int]) -> dict[str, object]:
         """Let devices take shards again; what has moved stays where it is. NotFound."""
         for device in devices:
             find_device(self._keeper.map, device)
-        await self._set_leaving(self._leaving.difference(devices))
+        await self._set_leaving(lambda leaving: leaving.difference(devices))
         return {"devices": sorted(devices)}
 
     async def add(self, devices: Sequence[int], *, plan: bool) -> dict[str, object]:
@@ -266,23 +279,28 @@ class Keeping:
     async def remove(self, device: int, *, plan: bool) -> dict[str, object]:
         """Take a device out for good; errors as of `removing.remove`."""
         if plan:
-            return (await plan_removal(self._engine, self._keeper.map, device, self._leaving)).as_json()
+            told = await plan_removal(self._engine, self._keeper.map, device, self._leaving, self._held_on)
+            return told.as_json()
 
         async def carry_out() -> RemovalPlan:
-            told = await remove(self._engine, self._keeper, device, self._leaving)
-            self._leaving = self._leaving - {device}
-            self._settled = None
+            told = await remove(self._engine, self._keeper, device, self._leaving, self._held_on)
+            self._read_leaving()
             return told
 
         return (await carried_on(carry_out(), self._under_way)).as_json()
 
-    async def _set_leaving(self, leaving: frozenset[int]) -> None:
+    async def _set_leaving(self, change: Callable[[frozenset[int]], frozenset[int]]) -> None:
         async def carry_out() -> None:
-            await self._transactor.run(lambda writer: write_leaving(writer, leaving), urgent=True)
-            self._leaving = leaving
-            self._settled = None
+            await self._transactor.run(lambda writer: write_leaving(writer, change(read_leaving(writer))), urgent=True)
+            self._read_leaving()
 
         await carried_on(carry_out(), self._under_way)
+
+    def _read_leaving(self) -> None:
+        """As the engine has it: of several changes the last one may be heard of first."""
+        with self._engine.read() as reader:
+            self._leaving = read_leaving(reader)
+        self._settled = None
 
     def status(self) -> dict[str, object]:
         """How safe the data is, and how the work goes; sizes in bytes, times in seconds."""

@@ -3,7 +3,8 @@
 Invariants:
 - A row (released.py) is written with the change of the map that names the device no more, and outlives every extent
   that was live or dropped then: a live one gives an order when the walk meets it, a dropped one with its others when
-  its time is up (removals.py).
+  its time is up (removals.py). One that is held (hold.py) is not waited for: it may never go, and where its shards lie
+  is asked of the devices.
 - A shard is ordered away only where the one at the position's own device counts; until then the walk waits.
 - An order names the generation of that change: if the device gets the position back, nothing that it is given then is
   touched. The row ends at once then, as it does when the device was cleaned or has left.
@@ -45,11 +46,12 @@ class Leftovers:
         """Takes some rows one step further; whether there is more to do at once."""
         with self._engine.read() as reader:
             rows = [decode(*one) for one in islice(reader.scan(self._after, END), ROWS_PER_STEP)]
-            oldest = extents.dropped(reader, 1 << 62, 1)
+            walked_ms = max((row.walked_ms for row in rows), default=0)
+            oldest_ms = self._removals.oldest_ms(reader, walked_ms + 1) if walked_ms else None
         self._after = rows[-1].key + b"\x00" if len(rows) == ROWS_PER_STEP else ROWS
         busy = {device for device, count in self._removals.open_orders().items() if count > ORDERS_MAX}
         # what was dropped before the walk ended is not ordered away yet
-        dropped_ms = oldest[0].dropped_ms if oldest else 1 << 62
+        dropped_ms = 1 << 62 if oldest_ms is None else oldest_ms
         due = [row for row in rows if row.device not in busy and not (row.walked_ms and dropped_ms <= row.walked_ms)]
         if due:
             self._removals.written(

@@ -260,10 +260,13 @@ class Registration:
     capacity: int
 
 
-def register(map_: ClusterMap, counters: Counters, asked: Registration, alive: Callable[[int], bool]) -> Device:
+def register(
+    map_: ClusterMap, counters: Counters, asked: Registration, alive: Callable[[int], bool], *, held: bool = False
+) -> Device:
     """The device as the map should have it. `alive`: heartbeats of the device with that number still come.
 
-    A device that has to be cleaned before it may come back is given as it is known, with its next incarnation.
+    A device that has to be cleaned before it may come back is given as it is known, with its next incarnation. held:
+    extents are (hold.py), so none is cleaned: it comes back as what it was, for nothing counts on it.
 
     Raises WrongCluster, AlreadyExists (registered twice), PreconditionFailed (an older incarnation), InvalidArgument,
     ResourceExhausted (DEVICES_MAX).
@@ -293,7 +296,9 @@ def register(map_: ClusterMap, counters: Counters, asked: Registration, alive: C
             capacity=asked.capacity,
         )
     if must_clean(map_, known, asked.incarnation):
-        return known
+        if not held:
+            return known
+        known = replace(known, incarnation=asked.incarnation)
     if asked.incarnation < known.incarnation:
         raise PreconditionFailed(
             f"the device comes with incarnation {asked.incarnation}, the cluster knows {known.incarnation}",

@@ -11,7 +11,8 @@ What holds for every plan:
   where that is full or gone, the position turns back.
 - A PG changes only when what its last change did is noted in all of its extents (`MarkRow`).
 - A device that no PG names any more gets a new incarnation, and is out until it has come back as that, without what it
-  still holds: until then no PG may name it, for it could not come back as the one that is named.
+  still holds: until then no PG may name it, for it could not come back as the one that is named. But while extents are
+  held (hold.py) it stays what it is, for it may have the last shards of what is not known.
 """
 
 from __future__ import annotations
@@ -72,11 +73,12 @@ def plan_moves(
     leaving: Collection[int] = frozenset(),
     unripe: Collection[tuple[int, int]] = frozenset(),
     full: Collection[int] = frozenset(),
+    held: bool = False,
 ) -> Moves:
     """What to do now. `marked`: PGs that must not change yet; `leaving`: devices that are to hold nothing.
 
     unripe: positions (PG, number) whose sources, while in service, may have acknowledged what is not committed yet, and
-    stay. full: devices that have refused shards for want of room.
+    stay. full: devices that have refused shards for want of room. held: no device is to be cleaned.
     """
     lacks = list(lacks)
     state = _State(map_, frozenset(leaving), frozenset(full), lacks)
@@ -97,18 +99,18 @@ def plan_moves(
     for pg_id, bits in turned.items():
         if bits and pg_id not in changed:
             changed[pg_id], marks[pg_id] = _turned(map_, map_.pgs[pg_id], bits)
-    held = _held_at_sources(lacks)
+    at_sources = _held_at_sources(lacks)
     for pg in map_.pgs.values():
         if pg.id in marked or pg.id in changed or not any(place.source for place in pg.positions):
             continue
-        kept = held.get(pg.id, 0)
+        kept = at_sources.get(pg.id, 0)
         for index, place in enumerate(pg.positions):
             if (pg.id, index) in unripe and serves(map_, place.source):
                 kept |= 1 << index
         released = _released(pg, kept)
         if released is not None:
             changed[pg.id] = released
-    left = _left(map_, changed)
+    left = () if held else _left(map_, changed)
     anew = {device.number for device in left}
     names_no_more = [
         one

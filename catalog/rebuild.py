@@ -26,11 +26,13 @@ from reedbed.catalog.loading import Loaded, load_best, load_more, load_records
 from reedbed.catalog.mapstate import DEVICE_ROWS
 from reedbed.catalog.records import CopyRow
 from reedbed.catalog.restoring import Begun
+from reedbed.catalog.room import is_short
 from reedbed.catalog.witness import Witness, look, refuse_if_answered
 from reedbed.common import logs
 from reedbed.common.clock import Clock
 from reedbed.common.errors import DataLoss, ReedbedError, StaleTerm, Unavailable, WrongCluster
 from reedbed.common.ids import Id, format_id
+from reedbed.common.limits import READ_DEADLINE_MAX_S
 from reedbed.protos import catalog_pb2
 from reedbed.protos.convert import device_from_message, parse
 from reedbed.transport.lane import Connector
@@ -46,6 +48,8 @@ class Rebuilt:
     redo: the record that it is as of, `log` its newest entry. rows: of the snapshot, records: of redo. *_us: when the
     snapshot and the newest of it were written, by the lost catalog's wall clock. away: devices that did not answer.
     unreadable: redo records that cannot be read. skipped: extents that are no piece, or one that nothing needs.
+    age_s: of a backup. grace_s: how long what was deleted, or written elsewhere, stayed on devices; None where a copy
+    was read that removals wait for.
     """
 
     cluster: bytes
@@ -60,6 +64,13 @@ class Rebuilt:
     complete: bool = True
     unreadable: Sequence[str] = ()
     skipped: Sequence[str] = ()
+    age_s: float = 0.0
+    grace_s: float | None = None
+
+    @property
+    def past_grace(self) -> bool:
+        """Whether shards that what was restored counts on may have been removed since."""
+        return self.grace_s is not None and self.age_s > self.grace_s
 
     @property
     def missing(self) -> dict[str, object] | None:
@@ -82,6 +93,10 @@ class Rebuilt:
             "skipped": list(self.skipped),
             "missing": self.missing,
             "term": None if begun is None else begun.term,
+            "forgotten": [] if begun is None else list(begun.forgotten),
+            "age_s": round(self.age_s, 1),
+            "grace_s": self.grace_s,
+            "past_grace": self.past_grace,
             "held": None if begun is None else {"from": format_id(begun.held[0]), "to": format_id(begun.held[1])},
         }
 
@@ -177,6 +192,8 @@ class Rebuilding:
             last_us=summary.about.created_us,
             away=witness.away,
             complete=witness.complete,
+            age_s=max(0.0, self._clock.wall() - summary.about.created_us / 1e6),
+            grace_s=_grace(reader.about.grace_s, witness),
         )
 
     @asynccontextmanager
@@ -311,6 +328,12 @@ def _load_backup(engine: Engine, reader: BackupReader, progress: Callable[[int],
             sum(len(key) + len(value) for key, value in rows)
             + sum(len(key) + len(value or b"") for record in records for key, value in record.changes)
         )
+
+
+def _grace(grace_s: float, witness: Witness) -> float:
+    """How long what was deleted stayed, as far as anybody can tell: where space is short, no longer than reads take."""
+    short = witness.map is not None and is_short(witness.map)
+    return min(grace_s, READ_DEADLINE_MAX_S) if short else grace_s
 
 
 def _addresses_in(reader: BackupReader) -> list[str]:

@@ -293,7 +293,8 @@ class NumberRow(Struct, array_like=True, frozen=True):
 class SnapshotRow(Struct, array_like=True, frozen=True):
     """The newest complete snapshot: the newest record before its first page, and after its last one; packed bytes.
 
-    No extent of it, or of the redo that follows `first`, has an id below `begin`.
+    No extent of it, or of the redo that follows `first`, has an id below `begin`. stream: which it goes with; empty in
+    old rows: the copy's present one.
     """
 
     number: U64
@@ -302,6 +303,7 @@ class SnapshotRow(Struct, array_like=True, frozen=True):
     size: U64
     time_us: int
     begin: IdField
+    stream: bytes = b""
 
 
 class CopyRow(Struct, array_like=True, frozen=True):

@@ -11,6 +11,8 @@ Invariants:
 - Orders are written in the one transaction that sees the extent still dropped and forgets it everywhere else, and only
   for extents dropped longer ago than the grace and below the durable horizon, so that no commit may name them any more:
   no order names a live extent. Where space is short the grace is only that of the longest read.
+- With a copy of the catalog on the cluster, none are written before the copy knows the extent as dropped: who rebuilds
+  from it would count on the shards, and not know where what they held lies by now.
 - A dropped extent whose id is held (hold.py) stays: what was lost may have named it again.
 - An order goes out with every heartbeat of its device until that device reports it done, or was cleaned. How many are
   open, in memory, is as the rows say, also where whoever changed them has given up meanwhile.
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -46,6 +49,7 @@ ORDER_ROWS: Final = b"c/o/"
 OPEN_ROWS: Final = b"c/x/"
 ORDERS_PER_ANSWER: Final = 500  # for all devices of a process
 EXTENTS_PER_STEP: Final = 200
+MARKS_MAX: Final = 1000
 _ORDER: Final = struct.Struct(">16sHIQ")
 _AFTER: Final = b"\xff"
 
@@ -124,8 +128,13 @@ class Removals:
         needs: Needs,
         grace_s: float,
         hold: Hold = NO_HOLD,
+        copied: Callable[[], int | None] = lambda: None,
     ) -> None:
+        """copied: the redo record up to which the catalog's copy can bring back everything; None: it need not."""
         self._hold = hold
+        self._copied = copied
+        self._marks: deque[tuple[int, int]] = deque()  # what was dropped before is in the redo up to this record
+        self._known_ms = 0  # what was dropped before is so in the copy
         self._after: tuple[int, Id] | None = None  # dropped extents up to there need no look
         self._engine = engine
         self._transactor = transactor
@@ -140,6 +149,11 @@ class Removals:
                 device = int.from_bytes(key[len(ORDER_ROWS) : len(ORDER_ROWS) + 4], "big")
                 self._open[device] = self._open.get(device, 0) + 1
 
+    @property
+    def holds(self) -> bool:
+        """Whether extents are held: then no device is cleaned."""
+        return bool(self._hold.ranges)
+
     async def step(self) -> int:
         """Turns some due extents into orders; returns how many it looked at. Call again at once while it is not 0.
 
@@ -148,7 +162,7 @@ class Removals:
         for device in [number for number in self.open_orders() if number not in self._keeper.map.devices]:
             await self.cleaned(device)
         grace = min(self._grace_s, READ_DEADLINE_MAX_S) if is_short(self._keeper.map) else self._grace_s
-        before = self._leases.shown_before(grace)
+        before = self._known_before(self._leases.shown_before(grace))
         with self._engine.read() as reader:
             oldest = extents.dropped(reader, before, EXTENTS_PER_STEP, self._after)
         horizon = self._leases.horizon()
@@ -164,6 +178,24 @@ class Removals:
         self.written(await self._transactor.run(write, urgent=True))
         self._pass_over(oldest, horizon)
         return len(due)
+
+    def _known_before(self, before_ms: int) -> int:
+        """Of what was dropped before that time, how much the copy knows as dropped: up to which time."""
+        copied = self._copied()
+        if copied is None:
+            return before_ms
+        if len(self._marks) < MARKS_MAX and before_ms > (self._marks[-1][0] if self._marks else self._known_ms):
+            self._marks.append((before_ms, self._engine.redo_position()))
+        while self._marks and self._marks[0][1] <= copied:
+            self._known_ms = self._marks.popleft()[0]
+        return min(before_ms, self._known_ms)
+
+    def oldest_ms(self, reader: Reader, before_ms: int) -> int | None:
+        """When the first of the extents was dropped that were before, and are not held; None if there is none."""
+        for dropped_ms, extent in extents.dropped_ids(reader, before_ms, self._after):
+            if not self._hold.covers(extent):
+                return dropped_ms
+        return None
 
     def _pass_over(self, oldest: Sequence[DroppedExtent], horizon: Id) -> None:
         """Do not look again at what is held, nor at what has been ordered away: up to the first that still waits."""

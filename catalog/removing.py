@@ -6,11 +6,11 @@ never given again, and its folder is refused when it comes back (removed.py).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from reedbed.catalog import lacks, margins, mending
-from reedbed.catalog.drains import write_leaving
+from reedbed.catalog.drains import read_leaving, write_leaving
 from reedbed.catalog.engine import Engine, Writer
 from reedbed.catalog.losses import Losses, find_losses
 from reedbed.catalog.mapkeeper import MapKeeper
@@ -20,13 +20,22 @@ from reedbed.common import logs
 from reedbed.common.errors import PreconditionFailed, Unavailable
 from reedbed.protos.types import ClusterMap
 
+# How many extents that nobody knows (hold.py) a device has shards of; None where it does not answer
+HeldOn = Callable[[int], Awaitable[int | None]]
+
 _log = logs.get("catalog.keeping")
+
+
+async def nothing_held(number: int) -> int | None:
+    """Where nothing is."""
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
 class RemovalPlan:
     """What removing a device means: positions that others take over, of which `stuck` have no place; what is lost; and
-    how many more losses the extents of each profile survive until the rest is rebuilt."""
+    how many more losses the extents of each profile survive until the rest is rebuilt. held: as of HeldOn; no walk
+    over what is known finds these, and what they lose with the device is not rebuilt."""
 
     device: int
     positions: int
@@ -34,6 +43,7 @@ class RemovalPlan:
     stuck: int
     losses: Losses
     survives: Mapping[str, int] = field(default_factory=dict)
+    held: int | None = 0
 
     def check(self) -> None:
         """PreconditionFailed where something would be lost."""
@@ -56,11 +66,14 @@ class RemovalPlan:
             "stuck_positions": self.stuck,
             "lost": self.losses.as_json(),
             "survives": dict(self.survives),
+            "held": self.held,
             "possible": not self.losses.extents,
         }
 
 
-async def plan_removal(engine: Engine, map_: ClusterMap, number: int, leaving: Collection[int]) -> RemovalPlan:
+async def plan_removal(
+    engine: Engine, map_: ClusterMap, number: int, leaving: Collection[int], held_on: HeldOn = nothing_held
+) -> RemovalPlan:
     """What it would mean now. NotFound."""
     device = find_device(map_, number)
     losses = await find_losses(engine, map_, number)
@@ -71,13 +84,16 @@ async def plan_removal(engine: Engine, map_: ClusterMap, number: int, leaving: C
     positions = sum(place.device == number for pg in map_.pgs.values() for place in pg.positions)
     stuck = plan_moves(without, (), (), leaving).stuck - plan_moves(map_, (), (), leaving).stuck
     size = device.used if positions else 0
-    return RemovalPlan(number, positions, size, max(0, stuck), losses, margins.by_profile(without, safe))
+    survives = margins.by_profile(without, safe)
+    return RemovalPlan(number, positions, size, max(0, stuck), losses, survives, await held_on(number))
 
 
-async def remove(engine: Engine, keeper: MapKeeper, number: int, leaving: frozenset[int]) -> RemovalPlan:
+async def remove(
+    engine: Engine, keeper: MapKeeper, number: int, leaving: frozenset[int], held_on: HeldOn = nothing_held
+) -> RemovalPlan:
     """Do it. NotFound; PreconditionFailed where something would be lost; Unavailable if others left meanwhile."""
     before = keeper.map
-    planned = await plan_removal(engine, before, number, leaving)
+    planned = await plan_removal(engine, before, number, leaving, held_on)
     planned.check()
 
     def check(map_: ClusterMap) -> None:
@@ -85,7 +101,7 @@ async def remove(engine: Engine, keeper: MapKeeper, number: int, leaving: frozen
             raise Unavailable("another device left the cluster meanwhile", hint="Look again, and try again")
 
     def also(writer: Writer) -> None:
-        write_leaving(writer, leaving - {number})
+        write_leaving(writer, read_leaving(writer) - {number})
 
     await keeper.remove(number, check, also)
     _log.warning("device %d was removed from the cluster for good", number)

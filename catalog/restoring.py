@@ -14,6 +14,8 @@ from typing import Final
 import msgspec
 
 from reedbed.catalog import copying, extents, hold, keys, lacks, leases, mending
+from reedbed.catalog.balancing import forget_order
+from reedbed.catalog.drains import read_leaving, write_leaving
 from reedbed.catalog.edit import editing, log_state
 from reedbed.catalog.engine import Engine, Writer
 from reedbed.catalog.judge import AckJudge, ProfileJudge
@@ -23,6 +25,7 @@ from reedbed.catalog.records import BegunRow, CopyRow, MissingRow
 from reedbed.catalog.remap import Copied, Remapped, change_to, realigned, remap
 from reedbed.catalog.removed import write_removed
 from reedbed.catalog.witness import Witness
+from reedbed.common import logs
 from reedbed.common.clock import Clock
 from reedbed.common.errors import Corrupt
 from reedbed.common.ids import NO_ID, Id
@@ -33,6 +36,8 @@ RESTORED: Final = "restored from a backup"
 NOTICED: Final = "older than its devices"
 _ROWS: Final = 2000  # of one transaction
 
+_log = logs.get("catalog.rebuild")
+
 
 @dataclass(frozen=True, slots=True)
 class Begun:
@@ -42,6 +47,7 @@ class Begun:
     row: BegunRow
     held: tuple[Id, Id]
     log: tuple[int, int]
+    forgotten: tuple[str, ...] = ()  # orders of operators: what was lost may have carried them out, or taken them back
 
 
 class _Still:
@@ -101,7 +107,7 @@ def begin(engine: Engine, witness: Witness, term: int, how: str, clock: Clock, s
     start = leases.start_above(wall_ms, [bound, witness.id_ms])
     row = BegunRow(how, wall_ms * 1000, engine.redo_position(), missing_of(log, base, witness))
 
-    def settle(writer: Writer) -> tuple[Id, Id]:
+    def settle(writer: Writer) -> tuple[tuple[Id, Id], tuple[str, ...]]:
         for pg in new.changed:
             writer.delete(keys.mark(pg))
         write_change(writer, change_to(map_, new.map), new.counters)
@@ -116,11 +122,24 @@ def begin(engine: Engine, witness: Witness, term: int, how: str, clock: Clock, s
             writer.delete(copying.ROW)
         else:
             copying.write(writer, stream)
-        return held
+        return held, _forget_orders(writer)
 
     with engine.write(urgent=True) as writer:
-        held = settle(writer)
-    return Begun(term, row, held, log)
+        held, forgotten = settle(writer)
+    for order in forgotten:
+        _log.warning("%s is not carried out any more: order it again if you still want it", order)
+    return Begun(term, row, held, log, forgotten)
+
+
+def _forget_orders(writer: Writer) -> tuple[str, ...]:
+    leaving = sorted(read_leaving(writer))
+    told: list[str] = []
+    if leaving:
+        write_leaving(writer, frozenset())
+        told.append(f"the drain of devices {', '.join(map(str, leaving))}")
+    if forget_order(writer):
+        told.append("giving devices their share")
+    return tuple(told)
 
 
 def _realign(engine: Engine, needs: Needs, before: PlacementGroup, new: Remapped) -> None:

@@ -150,9 +150,7 @@ class ClusterCalls:
         answer.noted.extend(await self._comparing.noted(reports))
         devices = self._cluster.map.devices
         addresses = {device.address for report in reports if (device := devices.get(report.number)) is not None}
-        answer.work = self._keeping.has_work(addresses) or self._rewriting.has_work(
-            addresses, self._keeping.open_tasks > 0
-        )
+        answer.work = self._keeping.has_work(addresses) or self._rewriting.has_work(addresses, self._keeping.repairing)
         return _response(answer)
 
     async def _tasks(self, request: Request) -> Response:
@@ -181,9 +179,8 @@ class ClusterCalls:
         held = {check_id(extent, "extent id") for extent in message.held}
         tasks = await self._keeping.exchange(address, boot, results, message.room, held)
         await self._rewriting.record(address, rewritten)
-        repairing = self._keeping.open_tasks > 0
         rewrites = self._rewriting.take(
-            address, boot, message.room - len(tasks), repairing, frozenset(message.rewriting)
+            address, boot, message.room - len(tasks), self._keeping.repairing, frozenset(message.rewriting)
         )
         epoch, _ = self._cluster.position()
         reply = catalog_pb2.TasksReply(floor=self._keeping.rates.floor, ceiling=self._keeping.rates.ceiling)

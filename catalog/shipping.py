@@ -3,6 +3,8 @@
 Invariants
 - Every record after `CopyRow.last` is in the engine, or the stream is begun anew, which makes a snapshot due.
 - Commits never wait for a run to be shipped.
+- Devices are told that the copy holds everything only while it can bring it back: with a complete snapshot that this
+  stream can be applied to.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ class Shipping:
         self._every_s = every_s
         self._rng = rng
         self._shipped_at: float | None = None
+        self._covered = 0
         self._alone = asyncio.Lock()
         self._behind = 0  # records that are worth shipping and wait
         self._behind_since: float | None = None
@@ -49,6 +52,12 @@ class Shipping:
     def problem(self) -> str:
         """Why nothing can be shipped, or the empty string."""
         return self._problem
+
+    @property
+    def covered(self) -> int:
+        """The redo record up to which the copy can bring back everything that is worth it; 0 if it can nothing."""
+        row = self._work.row
+        return max(row.last, self._covered) if row is not None and copying.is_whole(row) else 0
 
     def status(self) -> dict[str, object]:
         """How far behind the copy is; seconds, records."""
@@ -104,13 +113,19 @@ class Shipping:
                 found = await self._read(row.last)
             self._count(found)
             if not found or not (self._behind or row.last < force_to or len(found) == copying.RUN_RECORDS):
-                self._work.notes.settle(found[-1].number if found else row.last)
+                self._settle(row, found[-1].number if found else row.last)
                 return False
             if not force_to and self._too_soon(len(found)):
                 return False
             run = copying.run_of(found)
             await self._write(place, row, run)
             return self._work.engine.redo_position() > run[-1].number
+
+    def _settle(self, row: CopyRow, looked_at: int) -> None:
+        """Nothing up to this record is worth shipping; the copy has it all, once there is a snapshot to apply it to."""
+        if copying.is_whole(row):
+            self._covered = looked_at
+            self._work.notes.settle(looked_at)
 
     def _too_soon(self, records: int) -> bool:
         """Whether more may come into the same run."""

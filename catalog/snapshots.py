@@ -5,6 +5,8 @@ With the redo records since before its first page a snapshot becomes the state a
 
 Invariants
 - An end is written only after the stream holds every record up to the last page.
+- A complete one, and the redo that goes with it, stay until the next one is complete, also where that is of another
+  stream.
 - What an unfinished snapshot left is removed before the next is begun; what a complete one covers (older snapshots,
   and runs that end before its first page) is removed after it, as anything else is: with grace.
 """
@@ -53,7 +55,7 @@ class Snapshots:
     def status(self) -> dict[str, object]:
         """The newest snapshot, and the one that is being taken; bytes, seconds."""
         row = self._work.row
-        newest = row.snapshot if row is not None else None
+        newest = row.snapshot if row is not None and copying.is_whole(row) else None
         told: dict[str, object] | None = None
         if newest is not None:
             age = self._work.clock.wall() - newest.time_us / 1e6
@@ -94,7 +96,7 @@ class Snapshots:
             now = await self._shipping.ship_to(last, Deadline(SHIP_S, work.clock))
             if now.stream != stream:
                 raise Unavailable("the copy of the catalog began another stream while a snapshot was taken")
-            snapshot = SnapshotRow(number, first, last, contents.size, work.now_us(), begin)
+            snapshot = SnapshotRow(number, first, last, contents.size, work.now_us(), begin, stream)
             await self._write_end(place, now, snapshot, contents, before)
         finally:
             self._under_way = None

@@ -125,7 +125,14 @@ class Survival:
         self._work = work
         self._shipping = Shipping(work, self._settings.copy_every_s, self._rng)
         self._snapshots = Snapshots(work, self._shipping)
-        self._backups = BackupCalls(self._engine, map_.cluster, self._leases.term, self._clock, self._snapshots.want)
+        self._backups = BackupCalls(
+            self._engine,
+            map_.cluster,
+            self._leases.term,
+            self._clock,
+            self._snapshots.want,
+            self._settings.delete_grace_s,
+        )
         self._held = HeldExtents(
             self._engine, self._committer, needs, removals, self.hold, lambda: self._keeper.map, self._asking
         )
@@ -213,6 +220,17 @@ class Survival:
         if upto > 0:
             await asyncio.to_thread(self._engine.trim_redo, upto)
         return False
+
+    async def held_on(self, device: int) -> int | None:
+        """How many held extents a device has shards of; None where it does not answer."""
+        return await self._held.on(device)
+
+    def copied(self) -> int | None:
+        """The redo record up to which the copy can bring everything back; None where nothing waits for it.
+
+        That is without a way to devices, and where these have no room for it: only removals can make some then.
+        """
+        return None if self._pool is None or self._work.no_room else self._shipping.covered
 
     async def close(self) -> None:
         """End the way to the devices."""

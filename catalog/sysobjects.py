@@ -15,13 +15,15 @@ from reedbed.catalog import extents, keys, records
 from reedbed.catalog.edit import Edit
 from reedbed.catalog.engine import Reader
 from reedbed.catalog.extents import Offers
-from reedbed.catalog.records import SliceRow, VersionRow
+from reedbed.catalog.records import SliceRow, SnapshotRow, VersionRow
+from reedbed.common.ids import ID_BYTES, NO_ID
 from reedbed.protos.types import Extent
 
 BUCKET: Final = 0
 NAME: Final = ".system"
 REDO: Final = b"redo/"
 SNAPSHOTS: Final = b"snapshot/"
+UNKNOWN_STREAM: Final = bytes(ID_BYTES)  # of a snapshot that the copy's row does not tell of
 
 
 def redo_key(last: int) -> bytes:
@@ -46,6 +48,17 @@ def end_key(number: int) -> bytes:
 
 def snapshot_prefix(number: int) -> bytes:
     return SNAPSHOTS + b"%016x/" % number
+
+
+def newest_snapshot(reader: Reader) -> SnapshotRow | None:
+    """The newest complete one, as far as its objects tell: nothing that it needs may be taken for older than it."""
+    base = keys.objects(BUCKET)
+    for row_key, _ in reader.scan(base + SNAPSHOTS, keys.after(base + SNAPSHOTS), reverse=True):
+        key = row_key[len(base) :]
+        number = int(key[len(SNAPSHOTS) : len(SNAPSHOTS) + 16], 16)
+        if key == end_key(number):
+            return SnapshotRow(number, 0, 0, 0, 0, NO_ID, UNKNOWN_STREAM)
+    return None
 
 
 def put(edit: Edit, key: bytes, written: Sequence[Extent], checksum: int) -> None:

@@ -24,6 +24,7 @@ ROWS_PER_STEP: Final = 2000  # of the queue that one step looks at
 LAP_PAUSE_S: Final = 1.0  # between laps that find nothing
 RETRY_S: Final = 1.0  # doubles with each failure
 RETRY_MAX_S: Final = 60.0
+SEVERAL: Final = 3  # failures after which nothing else waits for an extent's repair
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class TaskBoard:
     def __init__(self) -> None:
         self._processes: dict[str, _Process] = {}
         self._assigned: set[Id] = set()
+        self._hopeful: set[Id] = set()  # those of them that have not failed several times
         self._later: dict[Id, tuple[float, int]] = {}  # after failures: not before, and how many there were
         self._after: tuple[int, Id] | None = None
         self._found = 0
@@ -60,6 +62,11 @@ class TaskBoard:
     def open(self) -> int:
         """Extents that wait for a process or are with one."""
         return len(self._assigned)
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether some of them have not failed several times: what cannot be repaired holds nothing back."""
+        return bool(self._hopeful)
 
     def wake(self) -> None:
         """There is something new in the queue, or somebody new to work on it: look at once."""
@@ -76,12 +83,15 @@ class TaskBoard:
             return False
         rows = lacks.queue(reader, ROWS_PER_STEP, self._after)
         for extent_id, redundancy, row in rows:
-            if extent_id in self._assigned or self._later.get(extent_id, (0.0, 0))[0] > now:
+            later, failures = self._later.get(extent_id, (0.0, 0))
+            if extent_id in self._assigned or later > now:
                 continue
             address = self._address_for(map_, row.pg, row.missing)
             if address is not None:
                 heappush(self._process(address, now).waiting, (redundancy, extent_id))
                 self._assigned.add(extent_id)
+                if failures < SEVERAL:
+                    self._hopeful.add(extent_id)
                 self._found += 1
         if len(rows) == ROWS_PER_STEP:
             self._after = rows[-1][1], rows[-1][0]
@@ -108,7 +118,7 @@ class TaskBoard:
         kept = process.given if held is None else process.given.intersection(held)
         lost = process.given - (kept if boot == process.boot else set())
         if lost:
-            self._assigned -= lost
+            self._free(lost)
             process.given = process.given - lost
             self.wake()
         process.boot = boot
@@ -118,7 +128,7 @@ class TaskBoard:
             redundancy, extent_id = heappop(process.waiting)
             task = _task(reader, map_, extent_id, redundancy)
             if task is None:
-                self._assigned.discard(extent_id)
+                self._free((extent_id,))
             else:
                 process.given.add(extent_id)
                 tasks.append(task)
@@ -130,7 +140,7 @@ class TaskBoard:
         for extent_id, good in results.items():
             if extent_id in process.given:
                 process.given.discard(extent_id)
-                self._assigned.discard(extent_id)
+                self._free((extent_id,))
             if good:
                 self._later.pop(extent_id, None)
             else:
@@ -138,17 +148,22 @@ class TaskBoard:
                 self._later[extent_id] = now + min(RETRY_MAX_S, RETRY_S * 2.0 ** min(failures, 10)), failures + 1
 
     def _expire(self, map_: ClusterMap, now: float) -> None:
+        for extent_id in [one for one, (when, _) in self._later.items() if when + 2 * RETRY_MAX_S < now]:
+            if extent_id not in self._assigned:  # what waits for long, or was with who is silent now, has failed still
+                del self._later[extent_id]
         served = {device.address for device in map_.devices.values() if device.state == "up"}
         for address, process in list(self._processes.items()):
             if address not in served or (process.given and now - process.heard > LEASE_S):
                 self._drop(process)
                 del self._processes[address]
-        for extent_id in [one for one, (when, _) in self._later.items() if when + 2 * RETRY_MAX_S < now]:
-            del self._later[extent_id]
+
+    def _free(self, extents: Collection[Id]) -> None:
+        self._assigned.difference_update(extents)
+        self._hopeful.difference_update(extents)
 
     def _drop(self, process: _Process) -> None:
-        self._assigned.difference_update(process.given)
-        self._assigned.difference_update(extent_id for _, extent_id in process.waiting)
+        self._free(process.given)
+        self._free([extent_id for _, extent_id in process.waiting])
         process.given.clear()
         process.waiting.clear()
 

@@ -48,6 +48,8 @@ def done_lines(verb: str, told: Told, folder: str) -> Iterator[str]:
         yield f"away: devices {', '.join(map(str, told['devices_away']))}"
     if told["held"]:
         yield "held: what was stored after that is unknown, and kept. List it with: reedbed catalog held"
+    for order in told["forgotten"]:
+        yield f"forgotten: {order}. Order it again if you still want it"
     if told["term"] is not None:
         yield f"serve: in a term above {told['term']}, with: reedbed catalogd --dir {folder}"
 
@@ -56,6 +58,12 @@ def fault_lines(told: Told) -> Iterator[str]:
     """What it could not know, for standard error."""
     if told["missing"]:
         yield f"missing: {missing_text(told['missing'])}. What they did is lost"
+    if told["past_grace"]:
+        yield (
+            f"past grace: the backup is {duration_text(told['age_s'])} old, and what was deleted or compacted since "
+            f"stayed on devices for {duration_text(told['grace_s'])}: shards of its objects may be gone. "
+            "See `reedbed status` once devices were compared"
+        )
     if not told["complete"]:
         yield "devices are away that may know of more"
     for text in told["unreadable"]:

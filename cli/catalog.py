@@ -68,7 +68,15 @@ async def _backup(connection: Connection, file: Path, meter: Meter) -> Summary:
 
     async with connection.async_store() as store:
         begin = await store.backup(BackupRequest(step="begin"))
-        about = About(begin.cluster.hex(), begin.term, begin.redo, int(time.time() * 1e6), store.endpoint, SOFTWARE)
+        about = About(
+            begin.cluster.hex(),
+            begin.term,
+            begin.redo,
+            int(time.time() * 1e6),
+            store.endpoint,
+            SOFTWARE,
+            begin.grace_ms / 1000,
+        )
         with BackupWriter(file, about) as writer:
             after, last, done = b"", begin.redo, False
             while not done:
@@ -166,7 +174,9 @@ def restore(
     """Make a catalog from the backup FILE, where the old one is gone for good.
 
     Storage daemons must run: they tell what the backup does not know, and follow the old catalog no more. Nothing that
-    was stored after the backup is deleted; see `reedbed catalog held`.
+    was stored after the backup is deleted; see `reedbed catalog held`. What was deleted or compacted since then stays
+    on devices for the grace of deletions (a day, or an hour where space is short): for an older backup the exit code
+    is 1.
     """
     with Meter("restore", show=not as_json) as meter:
         work = _rebuilding(connection, meter)

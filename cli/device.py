@@ -145,6 +145,10 @@ def remove(number: int, plan: bool, connection: Connection, as_json: bool) -> No
         )
     if told["stuck_positions"]:
         text += f"; {told['stuck_positions']:,} positions have no other device to go to: add devices"
+    if told["held"] is None:
+        text += "; it does not answer, and may have shards of extents that nobody knows: see `reedbed catalog held`"
+    elif told["held"]:
+        text += f"; {told['held']:,} extents that nobody knows have shards on it: see `reedbed catalog held`"
     say(text)
 
 

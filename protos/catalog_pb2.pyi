@@ -940,7 +940,7 @@ class BackupRequest(_message.Message):
     def __init__(self, step: _Optional[str] = ..., pin: _Optional[int] = ..., after: _Optional[bytes] = ..., redo_after: _Optional[int] = ..., redo_upto: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class BackupReply(_message.Message):
-    __slots__ = ("pin", "cluster", "term", "redo", "body", "last", "redo_upto", "more", "raw", "rows")
+    __slots__ = ("pin", "cluster", "term", "redo", "body", "last", "redo_upto", "more", "raw", "rows", "grace_ms")
     PIN_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -951,6 +951,7 @@ class BackupReply(_message.Message):
     MORE_FIELD_NUMBER: _ClassVar[int]
     RAW_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
+    GRACE_MS_FIELD_NUMBER: _ClassVar[int]
     pin: int
     cluster: bytes
     term: int
@@ -961,4 +962,5 @@ class BackupReply(_message.Message):
     more: bool
     raw: int
     rows: int
-    def __init__(self, pin: _Optional[int] = ..., cluster: _Optional[bytes] = ..., term: _Optional[int] = ..., redo: _Optional[int] = ..., body: _Optional[bytes] = ..., last: _Optional[bytes] = ..., redo_upto: _Optional[int] = ..., more: _Optional[bool] = ..., raw: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
+    grace_ms: int
+    def __init__(self, pin: _Optional[int] = ..., cluster: _Optional[bytes] = ..., term: _Optional[int] = ..., redo: _Optional[int] = ..., body: _Optional[bytes] = ..., last: _Optional[bytes] = ..., redo_upto: _Optional[int] = ..., more: _Optional[bool] = ..., raw: _Optional[int] = ..., rows: _Optional[int] = ..., grace_ms: _Optional[int] = ...) -> None: ...

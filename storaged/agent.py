@@ -44,11 +44,13 @@ from reedbed.transport.lane import Reply
 
 M = TypeVar("M", bound=Message)
 
+ALONE = (DeviceFailed, ResourceExhausted)  # what concerns one device, and not the others of its process
+
 log = logs.get("storaged")
 
 CALL_S = 10.0
 RETRY_MAX_S = 5.0
-CLEAN_RETRY_S = 30.0  # between tries to clean a device
+CLEAN_RETRY_S = 30.0  # between tries to clean or register a device that failed
 TWICE_S = 15.0  # after a move to another address the catalog waits for the old one to fall silent
 
 Renew = Callable[[int, ShardStore, int], Awaitable[ShardStore]]  # number (0: none yet), store, incarnation
@@ -67,6 +69,7 @@ class Served:
     """One device of this process; `done` are orders that the catalog has not been told of yet.
 
     cleaning: it is to be cleaned and could not be yet. Its store is closed then, or about to be, and is left alone.
+    `number` is 0 until it is registered; one that could not be is tried again.
     """
 
     store: ShardStore
@@ -81,7 +84,7 @@ def _alone(device: Served, what: str) -> Iterator[None]:
     """A device that fails does not silence the others of its process."""
     try:
         yield
-    except (DeviceFailed, ResourceExhausted) as error:
+    except ALONE as error:
         log.warning("device %d: %s: %s", device.number, what, error)
 
 
@@ -99,7 +102,8 @@ class Agent:
         renumbered: Renumbered | None = None,
     ) -> None:
         """`renew` cleans a device that the catalog wants cleaned; `withdraw` stops serving one that was removed.
-        `renumbered` is told of one that gets another number, as a catalog that was restored may give."""
+        `renumbered` is told of the number that one gets, and the one that it had: a catalog that was restored may
+        give another."""
         self._renew = renew
         self._withdraw = withdraw
         self._renumbered = renumbered
@@ -110,7 +114,7 @@ class Agent:
         self._caller = caller
         self._devices = [Served(store) for store in stores]
         self.comparer = Comparer(self._served, self._ask)
-        self._clean_again = float("-inf")
+        self._again = float("-inf")  # when devices that failed are tried again
         self._interval = HEARTBEAT_S
         self._address = ""
         # what the devices remember outlives a restart: a catalog that was replaced before it is not followed either
@@ -123,13 +127,13 @@ class Agent:
 
     @property
     def numbers(self) -> list[int]:
-        """Numbers of the devices in the cluster map."""
-        return [device.number for device in self._devices]
+        """Numbers of the devices that serve, in the cluster map."""
+        return [device.number for device in self._served()]
 
     @property
     def stores(self) -> list[ShardStore]:
         """What is open now, one for each number, in the order of the folders."""
-        return [device.store for device in self._devices]
+        return [device.store for device in self._served()]
 
     async def exchange(self, request: catalog_pb2.TasksRequest) -> catalog_pb2.TasksReply:
         """Tells the catalog of tasks that have ended, and takes others."""
@@ -152,21 +156,32 @@ class Agent:
     async def register(self, address: str) -> list[int]:
         """Registers all devices under the address that clients shall use; returns the numbers of those that may serve.
 
-        DeviceRemoved if none may.
+        One that fails is left alone, and tried again later; its error if none is left. DeviceRemoved if none may.
         """
         self._address = address
-        for device in list(self._devices):
-            await self._register_anew(device)
+        failed = await self._register_all()
+        if failed is not None and not self.numbers:
+            raise failed
         await self.beat()
         return self.numbers
 
-    def _served(self) -> list[Served]:
+    def _open(self) -> list[Served]:
         return [device for device in self._devices if not device.cleaning]
 
-    async def _register_all(self) -> None:
+    def _served(self) -> list[Served]:
+        return [device for device in self._open() if device.number]
+
+    async def _register_all(self) -> ReedbedError | None:
+        """The error of the last one that failed."""
+        failed: ReedbedError | None = None
         for device in list(self._devices):
-            with _alone(device, "it is left alone for now"):
+            try:
                 await self._register_anew(device)
+            except ALONE as error:
+                failed = error
+                self._again = self._state.clock.monotonic() + CLEAN_RETRY_S
+                log.warning("%s: it is left alone for now: %s", device.store.folder, error)
+        return failed
 
     async def _register_anew(self, device: Served) -> None:
         try:
@@ -200,7 +215,6 @@ class Agent:
         if reply.clean and reply.incarnation > status.incarnation and self._renew is not None:
             log.warning("%s: its positions were given to others: it is cleaned", device.store.folder)
             device.cleaning = True
-            self._clean_again = self._state.clock.monotonic() + CLEAN_RETRY_S
             device.store = await self._renew(device.number, device.store, reply.incarnation)
             device.telling = Telling()
             device.cleaning = False
@@ -211,9 +225,11 @@ class Agent:
                 where=str(device.store.folder),
                 hint="Clear the folder and add it as a new device",
             )
-        if device.number and device.number != reply.number and self._renumbered is not None:
-            log.warning("device %d is number %d from now on", device.number, reply.number)
-            await self._renumbered(device.number, reply.number, device.store)
+        old = device.number or device.store.memory.number
+        if old != reply.number and old:
+            log.warning("device %d is number %d from now on", old, reply.number)
+        if device.number != reply.number and self._renumbered is not None:
+            await self._renumbered(old, reply.number, device.store)
         device.number = reply.number
         return False
 
@@ -221,7 +237,7 @@ class Agent:
         """Takes a term over; StaleTerm for one of a catalog that has been replaced."""
         if not self._state.saw(epoch, term):
             raise StaleTerm(f"an answer of term {term}, but the catalog is in term {self._state.term}")
-        for device in self._served():
+        for device in self._open():
             if device.store.term < term:
                 with _alone(device, "the catalog's term is not remembered"):
                     await asyncio.to_thread(device.store.note_term, term)
@@ -348,7 +364,7 @@ class Agent:
             await self._register_all()
             await self.beat()
         now = self._state.clock.monotonic()
-        if now >= self._clean_again and any(device.cleaning for device in self._devices):
+        if now >= self._again and len(self._served()) < len(self._devices):
             await self._register_all()
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -139,7 +139,8 @@ async def run_process(
     ready: Callable[[str, list[tuple[int, str]]], None],
     stop: asyncio.Event,
 ) -> None:
-    """Serves until `stop`. `ready` is told the address, and number and folder of each device, once all are registered.
+    """Serves until `stop`. `ready` is told the address, and number and folder of each device that serves, once they are
+    registered.
 
     Raises the named error of whatever keeps it from serving.
     """
@@ -177,12 +178,13 @@ async def run_process(
             return fresh
 
         stores = [await open_store(folder) for folder in settings.dir]
+        # a catalog that was replaced before is not followed while none has answered yet, and nobody may claim its term
+        state.saw(0, max(store.term for store in stores))
         service = StorageService(state, world.readers, settings.catalog)
         stack.callback(service.close)
-        early = {store.folder: store.memory.number for store in stores}
         for store in stores:
-            if early[store.folder]:
-                service.serve(early[store.folder], store)
+            if store.memory.number:
+                service.serve(store.memory.number, store)
         server = world.server(service)
         port = await server.start()
         stack.push_async_callback(server.stop, GRACE_S)
@@ -208,8 +210,6 @@ async def run_process(
         numbers = await registered(agent, address, stop, state.clock)
         if not numbers:
             return
-        for number, store in zip(numbers, agent.stores, strict=True):
-            await service.renumber(early[store.folder], number, store)
         ids = LeasedIds(agent.lease_ids, state.clock, lambda: state.term)
         serves = service.stores.__contains__
         access = StorageAccess(pool, lambda: agent.map, agent.fetch_map, state.clock, world.rng, ids, service, serves)

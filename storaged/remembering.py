@@ -53,7 +53,7 @@ class Remembering:
 
     async def _recall(self, request: Request) -> Response:
         parse(storage_pb2.RecallRequest, request.header)
-        reply = storage_pb2.RecallReply(cluster=self._state.cluster, term=self._state.term, endpoints=self._endpoints)
+        reply = storage_pb2.RecallReply(cluster=self._state.cluster, term=self._term(), endpoints=self._endpoints)
         newest: tuple[int, ClusterMap | None] = (0, None)
         for number, store in sorted(self._stores().items()):
             reply.devices.append(await asyncio.to_thread(_recalled, number, store))
@@ -67,16 +67,21 @@ class Remembering:
     async def _claim(self, request: Request) -> Response:
         term = parse(storage_pb2.ClaimRequest, request.header).term
         self._check_term(term)
-        if term == self._state.term:
+        if term == self._term():
             raise StaleTerm(f"term {term} is taken", hint="Ask again what is remembered, and claim a higher one")
         log.warning("term %d is claimed: a catalog of a lower one is not followed any more", term)
         devices = await self._follow(term)
         return Response(storage_pb2.ClaimReply(devices=devices).SerializeToString())
 
+    def _term(self) -> int:
+        """The highest that was heard of by the process, or that one of its devices remembers."""
+        return max((self._state.term, *(store.term for store in self._stores().values())))
+
     def _check_term(self, term: int) -> None:
-        if term < self._state.term:
+        known = self._term()
+        if term < known:
             raise StaleTerm(
-                f"a catalog of term {term}, but one of term {self._state.term} was seen",
+                f"a catalog of term {term}, but one of term {known} was seen",
                 hint="It has been replaced: stop it",
             )
 

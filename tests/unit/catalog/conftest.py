@@ -13,6 +13,7 @@ from reedbed.catalog import audit, buckets, commits, indexing, listing, log, loo
 from reedbed.catalog.cluster import Cluster, HeartbeatAnswer, Report
 from reedbed.catalog.edit import Edit, editing
 from reedbed.catalog.engine import Engine, Reader, Writer
+from reedbed.catalog.hold import read_hold
 from reedbed.catalog.judge import AckJudge, ProfileJudge
 from reedbed.catalog.keeping import Keeping
 from reedbed.catalog.leases import Leases
@@ -134,8 +135,10 @@ class Rack:
         self.keeper = MapKeeper(engine, self.transactor)
         deciding = self.keeper.deciding
         self.needs = Needs(self.leases, AckJudge(deciding), ProfileJudge(deciding), clock)
+        with engine.read() as reader:
+            held = read_hold(reader)
         self.removals = Removals(
-            engine, self.transactor, self.leases, self.keeper, self.needs, more.get("grace_s", 3600.0)
+            engine, self.transactor, self.leases, self.keeper, self.needs, more.get("grace_s", 3600.0), held
         )
         self.times = Times(more.get("down_s", 5.0), more.get("out_s", 600.0))
         self.listening: set[str] = more.get("listening", set())

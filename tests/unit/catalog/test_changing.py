@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -12,15 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reedbed.catalog import lacks
+from reedbed.catalog import lacks, removing
 from reedbed.catalog.comparing import note_lost
+from reedbed.catalog.drains import read_leaving
 from reedbed.catalog.edit import editing
+from reedbed.catalog.hold import hold
 from reedbed.catalog.lacks import Lack, Masks
 from reedbed.catalog.mapstate import placed
 from reedbed.catalog.moves import Shift, begin, plan_moves
 from reedbed.catalog.placement import domain_of, make_pgs
+from reedbed.catalog.removals import Order
 from reedbed.catalog.removed import read_removed
-from reedbed.common.errors import DeviceRemoved, InvalidArgument, NotFound, PreconditionFailed
+from reedbed.common.errors import DeviceRemoved, InvalidArgument, NotFound, PreconditionFailed, Unavailable
+from reedbed.common.ids import NO_ID, Id
 from reedbed.protos.types import ClusterMap, Device, Labels, PlacementGroup, Position
 from tests.unit.catalog.keeping_model import PROFILE, K, M, Model
 
@@ -546,3 +551,126 @@ async def test_a_commit_that_comes_late_finds_its_shards_counted_where_positions
     no_less_safe(model)
     await until(model, quiet)
     model.check_whole()
+
+
+# While extents are held, since the catalog was begun anew
+
+
+def hold_all(model: Model) -> None:
+    """As a catalog that was begun anew finds it at its start."""
+    with model.rack.engine.write() as writer:
+        hold(writer, NO_ID, Id(b"\xff" * 16))
+    model.rack = model.rack.restart()
+
+
+def test_no_device_is_planned_to_be_cleaned_while_extents_are_held() -> None:
+    devices = {number: Device(number, bytes([number]) * 16, f"x:{number}", "up") for number in range(1, 5)}
+    devices[1] = replace(devices[1], state="out", incarnation=3)
+    pg = PlacementGroup(1, 2, 1, 2, (Position(4, 1), Position(2), Position(3)))
+    map_ = ClusterMap(b"c" * 16, 5, devices, {1: pg})
+    (left,) = plan_moves(map_, (), ()).devices
+    assert (left.number, left.incarnation) == (1, 4)
+    kept = plan_moves(map_, (), (), held=True)
+    assert kept.devices == ()
+    assert [(one.device, one.generation) for one in kept.released] == [(1, 3)], "it is emptied of what is known"
+    assert kept.pgs[0].positions[0] == Position(4)
+
+
+async def test_a_device_that_was_out_comes_back_uncleaned_while_extents_are_held(rack: Callable[..., Any]) -> None:
+    model = await stocked(rack, 6, 60)
+    model.disks.running.discard(2)
+    await model.rack.keeping.drain([2], plan=False)
+    for _ in range(400):
+        await model.step()
+        await model.work()
+    one = model.rack
+    known = one.cluster.map.devices[2]
+    assert (known.incarnation, known.state) == (2, "out"), "its positions are with others"
+    asked = one.asked(2)
+    assert (await one.cluster.register(asked)).incarnation == 2, "it would be cleaned"
+    hold_all(model)
+    one = model.rack
+    order = ordered_away(model, 2)
+    back = await one.cluster.register(asked)
+    assert (back.incarnation, back.state) == (1, "up")
+    assert one.removals.orders([2]) == [order], "it has what it had"
+
+
+async def test_no_device_is_given_up_while_extents_are_held(rack: Callable[..., Any]) -> None:
+    model = await stocked(rack, 6, 60)
+    hold_all(model)
+    await model.rack.keeping.drain([2], plan=False)
+    for _ in range(400):
+        await model.step()
+        await model.work()
+        known = model.map.devices[2]
+        assert (known.incarnation, known.state) == (1, "up")
+    assert not named_anywhere(model, 2)
+    # if it goes out now it comes back as what it was, with what it was ordered to remove
+    one = model.rack
+    order = ordered_away(model, 2)
+    await one.keeper.change(lambda map_, _: ([replace(known, state="out")], []))
+    assert (await one.cluster.register(one.asked(2))).incarnation == 1
+    assert one.removals.orders([2]) == [order]
+
+
+def ordered_away(model: Model, number: int) -> Order:
+    with model.rack.engine.write() as writer:
+        order = model.rack.removals.add(writer, number, Id(bytes(15) + b"x"), 0, 1, 9)
+    model.rack.removals.written([order])
+    return order
+
+
+def named_anywhere(model: Model, number: int) -> bool:
+    return any(number in (place.device, place.source) for pg in model.map.pgs.values() for place in pg.positions)
+
+
+async def test_whoever_removes_a_device_is_told_what_it_has_of_extents_that_are_held(rack: Callable[..., Any]) -> None:
+    model = await stocked(rack, 6, 10)
+
+    async def held_on(number: int) -> int | None:
+        return {5: 3, 6: None}[number]
+
+    model.rack.keeping._held_on = held_on
+    assert (await model.rack.keeping.remove(5, plan=True))["held"] == 3
+    assert (await model.rack.keeping.remove(6, plan=False))["held"] is None
+
+
+# Orders of several operators at once
+
+
+async def test_what_is_ordered_while_a_removal_is_looked_into_is_not_lost(
+    rack: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = await stocked(rack, 7, 10)
+    keeping = model.rack.keeping
+    real = removing.plan_removal
+
+    async def slow(*args: Any) -> Any:
+        told = await real(*args)
+        await keeping.drain([6], plan=False)
+        return told
+
+    await keeping.drain([7], plan=False)
+    monkeypatch.setattr(removing, "plan_removal", slow)
+    await keeping.remove(7, plan=False)
+    with model.rack.engine.read() as reader:
+        assert read_leaving(reader) == keeping.leaving == {6}
+
+
+async def test_of_two_drains_at_once_neither_is_lost_and_the_second_looks_again(rack: Callable[..., Any]) -> None:
+    model = await stocked(rack, 7, 10)
+    keeping = model.rack.keeping
+    run = keeping._transactor.run
+
+    async def late(fn: Any, **more: Any) -> Any:
+        result = await run(fn, **more)
+        await asyncio.sleep(0)
+        return result
+
+    keeping._transactor.run = late
+    both = await asyncio.gather(keeping.drain([6], plan=False), keeping.drain([7], plan=False), return_exceptions=True)
+    assert isinstance(both[1], Unavailable)
+    await asyncio.gather(keeping.undrain([6]), keeping.drain([6, 7], plan=False), keeping.undrain([7]))
+    with model.rack.engine.read() as reader:
+        assert read_leaving(reader) == keeping.leaving == {6}

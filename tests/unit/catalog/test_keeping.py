@@ -11,7 +11,7 @@ import pytest
 from reedbed.catalog import lacks
 from reedbed.catalog.keeping import Result
 from reedbed.catalog.mending import Mended
-from reedbed.catalog.tasks import LEASE_S
+from reedbed.catalog.tasks import LEASE_S, SEVERAL
 from reedbed.common.errors import InvalidArgument, NotFound, PreconditionFailed
 from reedbed.protos.types import Ack
 from tests.unit.catalog.keeping_model import PROFILE, M, Model
@@ -263,3 +263,33 @@ async def test_rates_are_durable_and_checked(rack: Callable[..., Any]) -> None:
             await one.keeping.set_rates(*wrong)
     rates = one.restart().keeping.rates
     assert (rates.floor, rates.ceiling) == (5 << 20, 100 << 20)
+
+
+async def test_what_cannot_be_repaired_holds_no_other_work_back(rack: Callable[..., Any]) -> None:
+    model = Model(rack(profile=PROFILE, lag_s=20.0), 9)
+    await model.begin(devices=4)
+    model.disks.running.discard(2)
+    for _ in range(20):
+        await model.write()
+    keeping, clock = model.rack.keeping, model.rack.clock
+    await model.step()
+    failures = 0
+    while keeping.repairing:
+        given = await model.exchange(2, 1, [], 100)
+        assert given
+        failures += 1
+        await model.exchange(2, 1, [Result(Mended(task.extent.id, ()), "too few are left") for task in given], 0)
+        clock.advance(70)
+        await model.step()
+    assert failures == SEVERAL
+    again = await model.exchange(2, 1, [], 100)
+    assert len(again) == len(given), "it is tried on"
+    clock.advance(300)
+    for _ in range(3):
+        await model.step()
+    assert not keeping.repairing, "also where it waited for long"
+    again = await model.exchange(2, 1, [], 100)
+    await model.exchange(2, 1, [Result(Mended(again[0].extent.id, ()), "")], 0)
+    clock.advance(2)
+    await model.step()
+    assert keeping.repairing

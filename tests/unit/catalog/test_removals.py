@@ -12,7 +12,7 @@ from reedbed.catalog import extents
 from reedbed.catalog.edit import editing, status
 from reedbed.catalog.extents import Offers
 from reedbed.catalog.records import SliceRow
-from reedbed.catalog.removals import EXTENTS_PER_STEP, ORDERS_PER_ANSWER
+from reedbed.catalog.removals import EXTENTS_PER_STEP, MARKS_MAX, ORDERS_PER_ANSWER, Removals
 from reedbed.common.errors import BelowHorizon, Unavailable
 from reedbed.common.ids import Id, IdBlock
 from reedbed.common.limits import READ_DEADLINE_MAX_S
@@ -284,3 +284,49 @@ async def test_a_heartbeat_that_is_given_up_leaves_no_order_open_that_is_done(ra
     await asyncio.sleep(0)
     assert rows_of_orders(one) == 2 + 1
     assert one.removals.open_orders() == {2: 1, 3: 1}
+
+
+async def test_nothing_is_ordered_before_the_copy_knows_it_as_dropped(rack: Any) -> None:
+    """Who rebuilds from a copy that still counts on the shards would not know what took their place."""
+    one = await cluster_of_three(rack)
+    copied: int | None = 0
+    args = (one.engine, one.transactor, one.leases, one.keeper, one.needs, GRACE)
+    collector = Removals(*args, copied=lambda: copied)
+    first, second = await written(one, 2)
+    drop(one, [first])
+    known = one.engine.redo_position()
+    await pass_time(one, GRACE + LAG)
+    for _ in range(3):
+        assert await collector.step() == 0
+    copied = known - 1
+    assert await collector.step() == 0
+    drop(one, [second])
+    copied = one.engine.redo_position()
+    await collector.step()
+    await collector.step()
+    assert {order.extent for order in collector.orders([1, 2, 3])} == {first.id}
+    await pass_time(one, GRACE + LAG)
+    for _ in range(3):
+        await collector.step()
+    assert {order.extent for order in collector.orders([1, 2, 3])} == {first.id}, "the copy stands still"
+    for upto in (one.engine.redo_position(), None):
+        again = Removals(*args, copied=lambda upto=upto: upto)  # type: ignore[misc]
+        await again.step()
+        await again.step()
+        assert second.id in {order.extent for order in again.orders([1, 2, 3])}
+
+
+async def test_what_waits_for_the_copy_for_long_is_bounded(rack: Any) -> None:
+    one = await cluster_of_three(rack)
+    copied = 0
+    collector = Removals(one.engine, one.transactor, one.leases, one.keeper, one.needs, GRACE, copied=lambda: copied)
+    (extent,) = await written(one)
+    drop(one, [extent])
+    await pass_time(one, GRACE + LAG)
+    for _ in range(MARKS_MAX + 50):
+        one.clock.advance(2)
+        await collector.step()
+    assert len(collector._marks) == MARKS_MAX
+    copied = one.engine.redo_position()
+    await collector.step()
+    assert {order.extent for order in collector.orders([1])} == {extent.id}

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from reedbed.catalog import audit, copying, extents, hold, leases, mending, restoring
-from reedbed.catalog.asking import Answer, Recalled
+from reedbed.catalog import audit, balancing, copying, extents, hold, leases, mending, released, restoring
+from reedbed.catalog.asking import Answer, Recalled, ShardPlace
+from reedbed.catalog.drains import read_leaving, write_leaving
 from reedbed.catalog.edit import editing
 from reedbed.catalog.extents import Offers
+from reedbed.catalog.held import HeldExtents
 from reedbed.catalog.hold import Hold
+from reedbed.catalog.leftovers import Leftovers
 from reedbed.catalog.mapstate import read_map
 from reedbed.catalog.memory import MemoryEngine
+from reedbed.catalog.moves import Released
 from reedbed.catalog.records import BegunRow, CopyRow, ExtentRow, MarkRow, MissingRow, SliceRow
 from reedbed.catalog.remap import EPOCH_STEP, GENERATION_STEP
+from reedbed.catalog.removals import Removals
 from reedbed.catalog.restoring import NOTICED, REBUILT, RESTORED, missing_of
 from reedbed.catalog.witness import Witness, witness_of
 from reedbed.common.clock import ManualClock
@@ -293,8 +299,6 @@ def test_ranges_are_joined_and_an_old_row_is_read() -> None:
 
 async def test_a_dropped_extent_that_is_held_outlives_every_grace(begun: Begun, rack: Callable[..., Any]) -> None:
     """The lost catalog may have named it again: an extent is shared by objects that are committed one by one."""
-    from reedbed.catalog.removals import Removals
-
     made = await begun.write(6)
     one = begun.rack
     with one.engine.write() as writer, editing(writer, one.needs) as edit:
@@ -331,3 +335,109 @@ def test_begun_rows_are_told_with_what_is_missing() -> None:
     assert hold.missing_as_json(BegunRow("x", 1, 2)) is None
     lost = BegunRow("x", 1, 2, MissingRow(3, 10, 10, True))
     assert hold.missing_as_json(lost) == {"term": 3, "from": 11, "to": None, "open": True}
+
+
+async def test_orders_of_operators_are_forgotten_and_told(begun: Begun) -> None:
+    """Since the copy they may have been carried out, or taken back; and they would empty what may have held shards."""
+    with begun.rack.engine.write() as writer:
+        write_leaving(writer, frozenset({2, 4}))
+        writer.put(balancing.ROW, b'{"targets": [3], "all": false}')
+    for how in (REBUILT, RESTORED, NOTICED):
+        copy = begun.copy()
+        done = restoring.begin(copy, witness(), 7_000_000_000, how, begun.rack.clock)
+        assert done.forgotten == ("the drain of devices 2, 4", "giving devices their share")
+        with copy.read() as reader:
+            assert read_leaving(reader) == frozenset()
+            assert reader.get(balancing.ROW) is None
+        assert restoring.begin(copy, witness(), 8_000_000_000, how, begun.rack.clock).forgotten == ()
+
+
+async def test_what_left_a_device_is_forgotten_although_a_dropped_extent_is_held(begun: Begun) -> None:
+    one = begun.rack
+    kept, gone = await begun.write(2)
+    with one.engine.write() as writer, editing(writer, one.needs) as edit:
+        for extent in (kept, gone):
+            extents.release(edit, [SliceRow(extent.id, 0, 5)])
+    spare = ({1, 2, 3, 4} - {place.device for place in one.cluster.map.pgs[1].positions}).pop()
+    with one.engine.write() as writer:
+        released.note(writer, one.cluster.map, [Released(1, 0, spare, 1)])
+    held = Hold(((kept.id, gone.id),))
+    collector = Removals(one.engine, one.transactor, one.leases, one.keeper, one.needs, 3600.0, held)
+    leftovers = Leftovers(one.engine, one.transactor, one.leases, one.keeper, collector)
+
+    def rows() -> int:
+        with one.engine.read() as reader:
+            return len(list(released.of_pg(reader, 1)))
+
+    for _ in range(20):
+        one.clock.advance(60)
+        await leftovers.step()
+    assert rows() == 1, "what is dropped and not held has no orders yet"
+    for _ in range(300):
+        one.clock.advance(60)
+        await one.leases.keep(one.transactor)
+        await collector.step()
+        await leftovers.step()
+    assert gone.id in {order.extent for order in collector.orders([spare])}
+    assert rows() == 0
+    # and where that is all there is, nothing is waited for
+    with one.engine.write() as writer:
+        released.note(writer, one.cluster.map, [Released(1, 0, spare, 1)])
+    fresh = Removals(one.engine, one.transactor, one.leases, one.keeper, one.needs, 3600.0, held)
+    leftovers = Leftovers(one.engine, one.transactor, one.leases, one.keeper, fresh)
+    for _ in range(3):
+        await leftovers.step()
+    assert rows() == 0
+
+
+class Listing:
+    """Device 1 lists one shard of each of these extents; others none, device 3 does not answer."""
+
+    def __init__(self, *listed: Id) -> None:
+        self.listed = sorted(listed)
+
+    async def shards(
+        self, address: str, number: int, after: tuple[Id, int], *, system: bool, limit: int
+    ) -> tuple[list[ShardPlace], bool]:
+        if number == 3:
+            raise Unavailable("away")
+        behind = [one for one in self.listed if number == 1 and one > after[0]]
+        return [ShardPlace(one, 0, 2, 1, 1, 1, 10, 1) for one in behind[:2]], len(behind) > 2
+
+
+async def test_an_order_to_remove_what_is_held_that_is_given_up_is_counted(begun: Begun) -> None:
+    one = begun.rack
+    extent = Id(make_block(5, 1) + bytes(4))
+    go = asyncio.Event()
+
+    class Late:
+        async def run(self, fn: Any, **more: Any) -> Any:
+            async def work() -> Any:
+                await go.wait()
+                return await one.transactor.run(fn, **more)
+
+            return await asyncio.shield(asyncio.ensure_future(work()))
+
+    everything = Hold(((NO_ID, Id(b"\xff" * 16)),))
+    asking: Any = Listing(extent)
+    held = HeldExtents(one.engine, Late(), one.needs, one.removals, everything, lambda: one.keeper.map, asking)
+    task = asyncio.ensure_future(held.delete([extent]))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    go.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert one.removals.open_orders() == one.restart().removals.open_orders() == {1: 1}
+
+
+async def test_what_a_device_has_of_held_extents_is_counted(begun: Begun) -> None:
+    one = begun.rack
+    (live,) = await begun.write(1)
+    low, high = Id(make_block(5, 1) + bytes(4)), Id(b"\xfe" * 16)
+    unknown = [Id(make_block(5, 1) + bytes([0, 0, 0, count])) for count in range(1, 6)]
+    asking: Any = Listing(live.id, *unknown, high, Id(b"\xff" * 15 + b"\xf0"))
+    hold_ = Hold(((low, high),))
+    held = HeldExtents(one.engine, one.transactor, one.needs, one.removals, hold_, lambda: one.keeper.map, asking)
+    assert [await held.on(number) for number in (1, 2, 3, 9)] == [5, 0, None, 0]

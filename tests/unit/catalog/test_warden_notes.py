@@ -175,13 +175,16 @@ async def test_while_commits_are_known_to_be_under_way_nobody_is_told(world: Wor
 async def test_nothing_is_settled_while_a_commit_may_still_come(world: World) -> None:
     async with world.notes.committing():
         world.settle()
+        await world.notes.step()
         assert not world.notes.settled
         world.commit()
         looked_at = world.rack.engine.redo_position() - 1
     world.notes.settle(looked_at)  # a record came after what was looked at
+    await world.notes.step()
     assert not world.notes.settled
     world.pending = 1  # its caller gave up, but it will be applied
     world.settle()
+    await world.notes.step()
     assert not world.notes.settled
     world.pending = 0
     world.settle()

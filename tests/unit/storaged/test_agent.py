@@ -517,3 +517,36 @@ async def test_a_process_whose_only_device_was_removed_does_not_start(store: Sha
     catalog.refusals = [DeviceRemoved("device 7 was removed from the cluster")]
     with pytest.raises(DeviceRemoved):
         await registered(agent, "127.0.0.1:1", asyncio.Event(), catalog.clock)
+
+
+async def test_a_device_that_fails_at_the_start_is_left_alone_and_comes_later(tmp_path: Path) -> None:
+    catalog = Catalog()
+    stores = [ShardStore.open(tmp_path / name, CLUSTER) for name in ("first", "second")]
+    numbers: list[tuple[int, int, ShardStore]] = []
+
+    async def renumbered(old: int, number: int, store: ShardStore) -> None:
+        numbers.append((old, number, store))
+
+    agent = Agent(
+        StoragedSettings(dir=("x", "y")), CatalogState(CLUSTER, catalog.clock), catalog, stores, renumbered=renumbered
+    )
+    catalog.refusals = [DeviceFailed("it cannot be cleaned: Input/output error")]
+    assert await agent.register("127.0.0.1:1") == [7]
+    assert agent.stores == stores[1:]
+    assert len(catalog.heard[-1].devices) == 1
+    assert numbers == [(0, 7, stores[1])]
+    await agent._beat_or_register()
+    assert agent.stores == stores[1:], "not at once"
+    catalog.clock.advance(CLEAN_RETRY_S)
+    await agent._beat_or_register()
+    assert agent.stores == stores
+    assert numbers[1] == (0, 7, stores[0])
+    for store in stores:
+        store.close()
+
+
+async def test_a_process_of_which_no_device_can_start_says_why(store: ShardStore) -> None:
+    agent, _ = agent_of(catalog := Catalog(), store)
+    catalog.refusals = [DeviceFailed("it cannot be cleaned: Input/output error")]
+    with pytest.raises(DeviceFailed, match="cannot be cleaned"):
+        await agent.register("127.0.0.1:1")
