@@ -24,7 +24,7 @@ from reedbed.catalog.leases import Transactor
 from reedbed.catalog.mapkeeper import Changed, MapKeeper
 from reedbed.catalog.mapstate import Counters, find_device
 from reedbed.catalog.mending import Counted, Mended
-from reedbed.catalog.moves import Moves, begin, plan_moves
+from reedbed.catalog.moves import HEARD_MS, Moves, begin, plan_moves
 from reedbed.catalog.needs import Needs
 from reedbed.catalog.rates import Progress, Rates, read_rates, write_rates
 from reedbed.catalog.removing import HeldOn, RemovalPlan, nothing_held, plan_removal, remove
@@ -40,7 +40,6 @@ from reedbed.protos.types import ClusterMap
 STEP_S: Final = 0.25
 NOTES_PER_STEP: Final = 2000  # extents that one step notes their PG's change in
 PGS_PER_STEP: Final = 20  # that share them
-HEARD_MS: Final = 2000  # until every device that serves has heard of a move, and refuses what is older
 TASKS_PER_ANSWER: Final = 256
 FULL_S: Final = 60.0  # until a device that refused a shard for want of room is tried again
 LAST: Final = 1  # an extent that survives fewer losses than this is urgent
@@ -137,7 +136,7 @@ class Keeping:
         def also(writer: Writer) -> None:
             for pg, mark in (*planned.marks.items(), *begun.marks.items()):
                 mending.put_mark(writer, pg, mark)
-            released.note(writer, self._keeper.map, planned.released)
+            released.note(writer, self._keeper.map, planned.released, self._needs.leases.id_time_ms())
 
         map_ = await self._keeper.change(decide, also)
         self.balancing.began(len(begun.pgs), map_)

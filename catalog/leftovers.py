@@ -5,7 +5,9 @@ Invariants:
   that was live or dropped then: a live one gives an order when the walk meets it, a dropped one with its others when
   its time is up (removals.py). One that is held (hold.py) is not waited for: it may never go, and where its shards lie
   is asked of the devices.
-- A shard is ordered away only where the one at the position's own device counts; until then the walk waits.
+- A shard is ordered away only where the one at the position's own device counts, and where no commit may name its extent
+  any more: dropped meanwhile and named once more it would count, if the device had got the position back. Until then the
+  walk waits. It ends with the extents whose ids were leased before the device had heard that it has left.
 - An order names the generation of that change: if the device gets the position back, nothing that it is given then is
   touched. The row ends at once then, as it does when the device was cleaned or has left.
 """
@@ -21,8 +23,10 @@ from reedbed.catalog import extents, lacks, mending
 from reedbed.catalog.engine import Engine, Writer
 from reedbed.catalog.leases import Leases, Transactor
 from reedbed.catalog.mapkeeper import MapKeeper
+from reedbed.catalog.moves import HEARD_MS
 from reedbed.catalog.released import END, ROWS, Leftover, decode
 from reedbed.catalog.removals import Order, Removals
+from reedbed.common.ids import id_time_ms
 
 ROWS_PER_STEP: Final = 100
 EXTENTS_PER_STEP: Final = 500
@@ -81,11 +85,13 @@ class Leftovers:
             return []
         orders: list[Order] = []
         after = row.after
-        mark = mending.get_mark(writer, row.pg)
+        mark, horizon = mending.get_mark(writer, row.pg), self._leases.horizon()
         for count, extent_id in enumerate(lacks.extents_of(writer, row.pg, row.after)):
             extent = extents.get(writer, extent_id)
             assert extent is not None, extent_id.hex()
-            waits = bool(lacks.masks(mending.as_of(extent, mark)).work >> row.position & 1)
+            if id_time_ms(extent_id) > row.released_ms + HEARD_MS:
+                break
+            waits = extent_id >= horizon or bool(lacks.masks(mending.as_of(extent, mark)).work >> row.position & 1)
             if waits or count == EXTENTS_PER_STEP:
                 if after != row.after:
                     writer.put(row.key, replace(row, after=after).encode())

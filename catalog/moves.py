@@ -28,6 +28,7 @@ from reedbed.catalog.placement import Vacancy, domain_of, replace_devices
 from reedbed.catalog.records import MarkRow
 from reedbed.protos.types import ClusterMap, Device, PlacementGroup, Position
 
+HEARD_MS: Final = 2000  # until every device that serves has heard of a move, and refuses what is older
 FULL_ABOVE: Final = 0.9  # of its size: then a device is given no further positions
 IN_SERVICE: Final = ("up", "down")
 

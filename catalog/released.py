@@ -3,8 +3,8 @@
 Numbers are big-endian:
 
     c/f/<pg u32><position u16><device u32>    the position named the device until this generation of the PG:
-                                              generation u64 | incarnation u64 | walked_ms u64 | extent up to which the
-                                              PG was walked, 16 bytes, or none
+                                              generation u64 | incarnation u64 | released_ms u64 | walked_ms u64 |
+                                              extent up to which the PG was walked, 16 bytes, or none
 """
 
 from __future__ import annotations
@@ -23,18 +23,22 @@ from reedbed.protos.types import ClusterMap
 ROWS: Final = b"c/f/"
 END: Final = ROWS + b"\xff" * 12
 _KEY: Final = struct.Struct(">IHI")
-_VALUE: Final = struct.Struct(">QQQ")
+_VALUE: Final = struct.Struct(">QQQQ")
 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """One row. `walked_ms`: the id clock when the walk ended, 0 before; `after`: the extent up to which it has come."""
+    """One row. `released_ms`: the id clock when it was written; `walked_ms`: when the walk ended, 0 before.
+
+    after: the extent up to which the walk has come.
+    """
 
     pg: int
     position: int
     device: int
     generation: int
     incarnation: int
+    released_ms: int
     walked_ms: int = 0
     after: bytes = b""
 
@@ -43,7 +47,7 @@ class Leftover:
         return ROWS + _KEY.pack(self.pg, self.position, self.device)
 
     def encode(self) -> bytes:
-        return _VALUE.pack(self.generation, self.incarnation, self.walked_ms) + self.after
+        return _VALUE.pack(self.generation, self.incarnation, self.released_ms, self.walked_ms) + self.after
 
 
 def decode(key: bytes, value: bytes) -> Leftover:
@@ -51,15 +55,18 @@ def decode(key: bytes, value: bytes) -> Leftover:
     if len(key) != len(ROWS) + _KEY.size or len(value) < _VALUE.size or len(after) not in (0, ID_BYTES):
         raise Corrupt("a row of a released source is cut short", where=f"catalog key {key!r}")
     pg, position, device = _KEY.unpack(key[len(ROWS) :])
-    generation, incarnation, walked_ms = _VALUE.unpack(value[: _VALUE.size])
-    return Leftover(pg, position, device, generation, incarnation, walked_ms, after)
+    generation, incarnation, released_ms, walked_ms = _VALUE.unpack(value[: _VALUE.size])
+    return Leftover(pg, position, device, generation, incarnation, released_ms, walked_ms, after)
 
 
-def note(writer: Writer, map_: ClusterMap, released: Iterable[Released]) -> None:
-    """Positions name these devices no more; within the transaction that says so. `map_`: before or after it."""
+def note(writer: Writer, map_: ClusterMap, released: Iterable[Released], now_ms: int) -> None:
+    """Positions name these devices no more; within the transaction that says so. `map_`: before or after it.
+
+    now_ms: of the id clock.
+    """
     for one in released:
         device = map_.devices[one.device]
-        row = Leftover(one.pg, one.position, one.device, one.generation, device.incarnation)
+        row = Leftover(one.pg, one.position, one.device, one.generation, device.incarnation, now_ms)
         writer.put(row.key, row.encode())
 
 

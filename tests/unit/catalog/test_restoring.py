@@ -360,7 +360,7 @@ async def test_what_left_a_device_is_forgotten_although_a_dropped_extent_is_held
             extents.release(edit, [SliceRow(extent.id, 0, 5)])
     spare = ({1, 2, 3, 4} - {place.device for place in one.cluster.map.pgs[1].positions}).pop()
     with one.engine.write() as writer:
-        released.note(writer, one.cluster.map, [Released(1, 0, spare, 1)])
+        released.note(writer, one.cluster.map, [Released(1, 0, spare, 1)], one.leases.id_time_ms())
     held = Hold(((kept.id, gone.id),))
     collector = Removals(one.engine, one.transactor, one.leases, one.keeper, one.needs, 3600.0, held)
     leftovers = Leftovers(one.engine, one.transactor, one.leases, one.keeper, collector)
@@ -382,7 +382,7 @@ async def test_what_left_a_device_is_forgotten_although_a_dropped_extent_is_held
     assert rows() == 0
     # and where that is all there is, nothing is waited for
     with one.engine.write() as writer:
-        released.note(writer, one.cluster.map, [Released(1, 0, spare, 1)])
+        released.note(writer, one.cluster.map, [Released(1, 0, spare, 1)], one.leases.id_time_ms())
     fresh = Removals(one.engine, one.transactor, one.leases, one.keeper, one.needs, 3600.0, held)
     leftovers = Leftovers(one.engine, one.transactor, one.leases, one.keeper, fresh)
     for _ in range(3):
