@@ -5,9 +5,9 @@ Invariants:
   that was live or dropped then: a live one gives an order when the walk meets it, a dropped one with its others when
   its time is up (removals.py). One that is held (hold.py) is not waited for: it may never go, and where its shards lie
   is asked of the devices.
-- A shard is ordered away only where the one at the position's own device counts, and where no commit may name its extent
-  any more: dropped meanwhile and named once more it would count, if the device had got the position back. Until then the
-  walk waits. It ends with the extents whose ids were leased before the device had heard that it has left.
+- A shard is ordered away only where the one at the position's own device counts, and where no commit may name its
+  extent any more: dropped meanwhile and named once more it would count, if the device had got the position back. Until
+  then the walk waits. It ends with the extents whose ids were leased before the device had heard that it has left.
 - An order names the generation of that change: if the device gets the position back, nothing that it is given then is
   touched. The row ends at once then, as it does when the device was cleaned or has left.
 """

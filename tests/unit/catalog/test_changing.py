@@ -13,15 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reedbed.catalog import lacks, removing
+from reedbed.catalog import lacks, released, removing
 from reedbed.catalog.comparing import note_lost
 from reedbed.catalog.drains import read_leaving
 from reedbed.catalog.edit import editing
 from reedbed.catalog.hold import hold
 from reedbed.catalog.lacks import Lack, Masks
 from reedbed.catalog.mapstate import placed
-from reedbed.catalog.moves import Shift, begin, plan_moves
+from reedbed.catalog.moves import HEARD_MS, Released, Shift, begin, plan_moves
 from reedbed.catalog.placement import domain_of, make_pgs
+from reedbed.catalog.released import END, ROWS, decode
 from reedbed.catalog.removals import Order
 from reedbed.catalog.removed import read_removed
 from reedbed.common.errors import DeviceRemoved, InvalidArgument, NotFound, PreconditionFailed, Unavailable
@@ -278,6 +279,50 @@ async def test_a_position_that_moves_back_is_not_touched_by_orders_from_when_it_
     model.check_whole()
     await model.check_nothing_left_over()
     model.check_whole()
+
+
+async def test_the_walk_for_what_was_left_behind_names_nothing_written_since_and_ends(rack: Callable[..., Any]) -> None:
+    model = await stocked(rack, 5, 60)
+    old = set(model.live)
+    new = await model.bring()
+    await model.rack.keeping.add([new], plan=False)
+    for _ in range(400):
+        await model.step()
+        await model.work()
+        if quiet(model.rack.keeping.status()):
+            break
+    model.rack.clock.advance(HEARD_MS / 1000 + 1)
+    for _ in range(40):
+        await model.write()
+    for _ in range(5):
+        await model.rack.leftovers.step()
+    orders = model.rack.removals.orders(range(1, 7))
+    assert orders
+    assert {order.extent for order in orders} <= old, "it never was where this order looks for it"
+    with model.rack.engine.read() as reader:
+        rows = [decode(*row) for row in reader.scan(ROWS, END)]
+    assert all(row.walked_ms for row in rows)
+
+
+async def test_what_a_commit_may_still_name_is_not_removed_where_a_position_left_it(rack: Callable[..., Any]) -> None:
+    model = await stocked(rack, 5, 1)
+    (extent,) = model.live.values()
+    position = next(index for index, length in enumerate(extent.lengths) if length)
+    named = {place.device for place in model.map.pgs[extent.pg].positions}
+    other = next(number for number in range(1, 6) if number not in named)
+    with model.rack.engine.write() as writer:
+        released.note(
+            writer,
+            model.map,
+            [Released(extent.pg, position, other, 1)],
+            model.rack.leases.id_time_ms(),
+        )
+    await model.rack.leftovers.step()
+    assert model.rack.removals.open_orders() == {}, "it is above the horizon"
+    for _ in range(100):
+        await model.step()
+    await model.rack.leftovers.step()
+    assert sum(model.rack.removals.open_orders().values()) == 1
 
 
 async def test_the_first_groups_of_a_profile_go_around_devices_that_leave(rack: Callable[..., Any]) -> None:
