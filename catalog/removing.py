@@ -44,10 +44,23 @@ class RemovalPlan:
     losses: Losses
     survives: Mapping[str, int] = field(default_factory=dict)
     held: int | None = 0
+    serves: bool = False
+
+    @property
+    def wasteful(self) -> bool:
+        """Whether redundancy would go with a device that works, and nothing could bring it back."""
+        return self.serves and self.stuck > 0
 
     def check(self) -> None:
-        """PreconditionFailed where something would be lost."""
+        """PreconditionFailed where something would be lost, or less safe for good although the device works."""
         if not self.losses.extents:
+            if self.wasteful:
+                raise PreconditionFailed(
+                    f"{self.stuck} of its positions have no other device to go to, and it works: what is stored "
+                    "would be less safe until devices are added",
+                    where=f"device {self.device}",
+                    hint="Add devices first; or, if it must go, stop its storaged",
+                )
             return
         names = ", ".join(self.losses.names)
         raise PreconditionFailed(
@@ -67,7 +80,8 @@ class RemovalPlan:
             "lost": self.losses.as_json(),
             "survives": dict(self.survives),
             "held": self.held,
-            "possible": not self.losses.extents,
+            "serves": self.serves,
+            "possible": not self.losses.extents and not self.wasteful,
         }
 
 
@@ -85,7 +99,9 @@ async def plan_removal(
     stuck = plan_moves(without, (), (), leaving).stuck - plan_moves(map_, (), (), leaving).stuck
     size = device.used if positions else 0
     survives = margins.by_profile(without, safe)
-    return RemovalPlan(number, positions, size, max(0, stuck), losses, survives, await held_on(number))
+    return RemovalPlan(
+        number, positions, size, max(0, stuck), losses, survives, await held_on(number), is_up(map_, number)
+    )
 
 
 async def remove(

@@ -129,13 +129,15 @@ def remove(number: int, plan: bool, connection: Connection, as_json: bool) -> No
     """Take a device out of the cluster for good.
 
     Drain it first, unless it is dead. What it still holds counts as lost, and is rebuilt from other devices; refused
-    where that cannot be done. Its number is not given again, and its folder is refused when it comes back.
+    where that cannot be done, or where a device that works has positions for which there is no other. Its number is not
+    given again, and its folder is refused when it comes back.
     """
     told = _operate({"do": "remove", "device": number, "plan": plan}, connection, as_json)
     if told is None:
         return
     if not told["possible"]:
-        say(f"cannot remove: device {number}: {losses_text(told['lost'])}")
+        why = f"it works, and {told['stuck_positions']:,} of its positions have no other device to go to: add devices"
+        say(f"cannot remove: device {number}: {losses_text(told['lost']) if told['lost']['extents'] else why}")
         return
     text = f"{'would remove' if plan else 'remove'}: device {number}"
     if told["positions"]:

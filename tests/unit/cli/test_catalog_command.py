@@ -28,6 +28,10 @@ def done(**more: Any) -> dict[str, Any]:
         "missing": None,
         "term": 2_000_000_000,
         "held": {"from": "0" * 32, "to": "f" * 32},
+        "forgotten": [],
+        "age_s": None,
+        "grace_s": None,
+        "past_grace": False,
         **more,
     }
 
