@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from reedbed.catalog import extents
+from reedbed.catalog import extents, mending
 from reedbed.catalog.asking import Asking, ShardPlace
 from reedbed.catalog.carry_on import carried_on
-from reedbed.catalog.edit import editing
+from reedbed.catalog.edit import counters, editing
 from reedbed.catalog.engine import Engine, Reader, Writer
-from reedbed.catalog.hold import Hold
+from reedbed.catalog.hold import Hold, release
 from reedbed.catalog.leases import Transactor
 from reedbed.catalog.needs import Needs
 from reedbed.catalog.removals import Order, Removals
-from reedbed.common.errors import InvalidArgument, ReedbedError, Unavailable
+from reedbed.common.errors import InvalidArgument, PreconditionFailed, ReedbedError, Unavailable
 from reedbed.common.ids import ID_BYTES, Id, format_id, id_time_ms, is_system
 from reedbed.common.limits import PAGE_MAX, POSITIONS_MAX
 from reedbed.protos.types import ClusterMap
@@ -127,6 +127,44 @@ class HeldExtents:
             return len(orders)
 
         return len(found), await carried_on(carry_out(), self._under_way), sorted(away)
+
+    async def end(self) -> None:
+        """Hold nothing any more: from now on devices that come back are cleaned, and misplaced shards go, as ever.
+
+        InvalidArgument if nothing is held. PreconditionFailed while devices hold extents that nobody knows, or may, as
+        they are away; and while extents are not whole, for what is misplaced may be needed then.
+        """
+        if not self._hold.ranges:
+            raise InvalidArgument("nothing is held: the catalog was not begun anew, or this was done")
+        after: Id | None = None
+        while True:
+            found, after, away = await self.page(after, PAGE_MAX)
+            if away:
+                raise PreconditionFailed(
+                    f"devices {', '.join(map(str, away))} are away: what they hold is not known",
+                    hint="Start them, or remove them: reedbed device remove",
+                )
+            if found:
+                raise PreconditionFailed(
+                    f"there are extents that nobody knows, such as {format_id(found[0].extent)}",
+                    hint="See `reedbed catalog held`, and `held delete`",
+                )
+            if after is None:
+                break
+
+        def write(writer: Writer) -> None:
+            counts = counters(writer)
+            if counts.degraded_extents or counts.moving_extents or mending.marks(writer):
+                raise PreconditionFailed(
+                    "extents are not whole at their places yet", hint="Wait until `reedbed status` is healthy"
+                )
+            release(writer)
+
+        async def carry_out() -> None:
+            await self._transactor.run(write, urgent=True)
+            self._hold.end()
+
+        await carried_on(carry_out(), self._under_way)
 
     async def on(self, number: int) -> int | None:
         """How many of them a device has shards of; None where it does not answer."""

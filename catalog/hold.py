@@ -10,6 +10,7 @@ Invariants
   may have named it. Only an operator's order removes them, by name.
 - A shard of a known extent from before the newest range is kept wherever it lies: it may have been dropped, and its
   position moved without it, in what was lost, and be live again in what the catalog was begun anew on.
+- An operator ends it (held.py), once nothing is there that it keeps and every live extent is whole where it should be.
 - Below a range nothing was committed since the copy: its begin is the horizon that the copy had.
 """
 
@@ -32,11 +33,15 @@ BEGUN_ROWS: Final = b"c/b/"
 _AFTER: Final = b"\xff"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Hold:
-    """Ranges of ids, from the first (inclusive) to the second (exclusive)."""
+    """Ranges of ids, from the first (inclusive) to the second (exclusive). Shared by all who ask; `end` ends it."""
 
     ranges: tuple[tuple[Id, Id], ...] = ()
+
+    def end(self) -> None:
+        """Nothing is held any more."""
+        self.ranges = ()
 
     def covers(self, extent: bytes) -> bool:
         return any(begin <= extent < end for begin, end in self.ranges)
@@ -70,6 +75,11 @@ def hold(writer: Writer, begin: Id, end: Id) -> None:
         else:
             joined.append((low, high))
     writer.put(HELD_ROW, b"".join(low + high for low, high in joined))
+
+
+def release(writer: Writer) -> None:
+    """Hold nothing any more."""
+    writer.delete(HELD_ROW)
 
 
 def write_begun(writer: Writer, term: int, row: BegunRow) -> None:

@@ -248,7 +248,10 @@ class Survival:
         }
 
     async def _held_call(self, request: Request) -> Response:
-        order = _order(request, HeldList | HeldDelete)
+        order = _order(request, HeldList | HeldDelete | HeldEnd)
+        if isinstance(order, HeldEnd):
+            await self._held.end()
+            return _answer({"ended": True})
         if isinstance(order, HeldDelete):
             done, shards, away = await self._held.delete([parse_id(text) for text in order.extents])
             return _answer({"extents": done, "shards": shards, "devices_away": away})
@@ -292,6 +295,10 @@ class HeldDelete(msgspec.Struct, tag="delete", tag_field="do", forbid_unknown_fi
     """Remove these."""
 
     extents: list[str]
+
+
+class HeldEnd(msgspec.Struct, tag="end", tag_field="do", forbid_unknown_fields=True):
+    """Hold nothing any more."""
 
 
 class Acknowledge(msgspec.Struct, tag="acknowledge", tag_field="do", forbid_unknown_fields=True):

@@ -298,6 +298,22 @@ def delete(extents: tuple[str, ...], all_: bool, plan: bool, yes: bool, connecti
             say(f"devices {done['devices_away']} are away: what they hold stays", err=True)
 
 
+@held.command("end")
+@connection_options
+@json_option
+def end(connection: Connection, as_json: bool) -> None:
+    """Say that all of the past is settled: devices that come back are cleaned again, and misplaced shards removed.
+
+    Refused while anything is held, while devices are away, and while repairs or moves go on.
+    """
+    with connection.store() as store:
+        told = store.held({"do": "end"})
+    if as_json:
+        print_json(told)
+    else:
+        say("end: nothing is held any more")
+
+
 def _delete(store: Store, extents: Sequence[str]) -> Row:
     total: Row = {"extents": 0, "shards": 0, "devices_away": []}
     away: set[int] = set()

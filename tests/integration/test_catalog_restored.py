@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 from reedbed_cluster import LocalCluster, local_cluster
-from reedbed_cluster.commands import reedbed
+from reedbed_cluster.commands import reedbed, until
 
 import reedbed as sdk
 from reedbed.catalog.asking import Asking
 from reedbed.common.clock import SystemClock
-from reedbed.common.errors import StaleTerm, Unavailable
+from reedbed.common.errors import PreconditionFailed, StaleTerm, Unavailable
 from reedbed.common.ids import Id, is_system
 from reedbed.transport.grpc_client import GrpcConnector
 from reedbed.transport.pool import LanePool
 from tests.integration.test_catalog_survives import lose_catalog, serve_from, settled, state_of_all
 from tests.integration.test_devices import number_of, start_more
 from tests.integration.test_devices import settled as moves_ended
-from tests.integration.test_repair import order, wait_status
+from tests.integration.test_repair import order, status_of, wait_status
 
 KIB, MIB = 1024, 1024 * 1024
 # all grace times are over almost at once: what may go goes
@@ -123,6 +123,23 @@ def test_a_backup_of_yesterday_over_today_deletes_nothing_of_today(tmp_path: Pat
             store.delete("data", ALONE)  # its bytes are gone
             known = {key: value for key, value in state_of_all(store).items() if key[1:2] == ("yesterday/0",)}
             assert known.items() <= before.items()
+
+            def ended() -> bool:
+                delete = reedbed("catalog", "held", "delete", "--all", "--yes", endpoint=six.endpoint)
+                assert delete.code == 0, delete
+                end = reedbed("catalog", "held", "end", endpoint=six.endpoint)
+                assert end.code in (0, PreconditionFailed.exit_code), end
+                return end.code == 0
+
+            until(ended, 60)
+            assert status_of(six)["hold"] == []
+            kept = state_of_all(store)
+        six.catalogd.kill()
+        six.start_catalog()
+        assert status_of(six)["hold"] == []
+        with sdk.connect(six.endpoint, timeout=60) as store:
+            compared(six)
+            assert state_of_all(store) == kept
 
 
 @pytest.mark.timeout(400)

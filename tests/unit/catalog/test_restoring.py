@@ -26,7 +26,7 @@ from reedbed.catalog.removals import Removals
 from reedbed.catalog.restoring import NOTICED, REBUILT, RESTORED, missing_of
 from reedbed.catalog.witness import Witness, witness_of
 from reedbed.common.clock import ManualClock
-from reedbed.common.errors import Corrupt, Unavailable, WrongCluster
+from reedbed.common.errors import Corrupt, InvalidArgument, PreconditionFailed, Unavailable, WrongCluster
 from reedbed.common.ids import NO_ID, Id, IdBlock, id_time_ms, make_block
 from reedbed.protos.types import Ack, CatalogNote, ClusterMap, Device, Extent, PlacementGroup, Position
 
@@ -393,13 +393,14 @@ async def test_what_left_a_device_is_forgotten_although_a_dropped_extent_is_held
 class Listing:
     """Device 1 lists one shard of each of these extents; others none, device 3 does not answer."""
 
-    def __init__(self, *listed: Id) -> None:
+    def __init__(self, *listed: Id, away: tuple[int, ...] = (3,)) -> None:
         self.listed = sorted(listed)
+        self.away = away
 
     async def shards(
         self, address: str, number: int, after: tuple[Id, int], *, system: bool, limit: int
     ) -> tuple[list[ShardPlace], bool]:
-        if number == 3:
+        if number in self.away:
             raise Unavailable("away")
         behind = [one for one in self.listed if number == 1 and one > after[0]]
         return [ShardPlace(one, 0, 2, 1, 1, 1, 10, 1) for one in behind[:2]], len(behind) > 2
@@ -441,3 +442,39 @@ async def test_what_a_device_has_of_held_extents_is_counted(begun: Begun) -> Non
     hold_ = Hold(((low, high),))
     held = HeldExtents(one.engine, one.transactor, one.needs, one.removals, hold_, lambda: one.keeper.map, asking)
     assert [await held.on(number) for number in (1, 2, 3, 9)] == [5, 0, None, 0]
+
+
+async def test_a_hold_ends_when_nothing_is_held_and_all_is_whole(begun: Begun) -> None:
+    one = begun.rack
+    low, high = Id(make_block(5, 1) + bytes(4)), Id(b"\xfe" * 16)
+    unknown = Id(make_block(5, 1) + bytes([0, 0, 0, 1]))
+    with one.engine.write() as writer:
+        hold.hold(writer, low, high)
+
+    def held_by(asking: Any, ranges: tuple[tuple[Id, Id], ...] = ((low, high),)) -> tuple[Hold, HeldExtents]:
+        kept = Hold(ranges)
+        return kept, HeldExtents(
+            one.engine, one.transactor, one.needs, one.removals, kept, lambda: one.keeper.map, asking
+        )
+
+    kept, held = held_by(Listing(unknown, away=()))
+    with pytest.raises(PreconditionFailed, match="nobody knows"):
+        await held.end()
+    kept, held = held_by(Listing())
+    with pytest.raises(PreconditionFailed, match="away"):
+        await held.end()
+    (extent,) = await begun.write(1)
+    kept, held = held_by(Listing(away=()))
+    with one.engine.write() as writer, editing(writer, one.needs) as edit:
+        extents.set_present(edit, extent.id, extent.present & ~1)
+    with pytest.raises(PreconditionFailed, match="not whole"):
+        await held.end()
+    assert kept.ranges
+    with one.engine.write() as writer, editing(writer, one.needs) as edit:
+        extents.set_present(edit, extent.id, extent.present)
+    await held.end()
+    assert not kept.ranges
+    with one.engine.read() as reader:
+        assert hold.read_hold(reader) == Hold()
+    with pytest.raises(InvalidArgument, match="nothing is held"):
+        await held.end()
