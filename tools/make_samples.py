@@ -5,6 +5,7 @@ used and stopped in order; its folders are kept without what is made again by it
 earlier version is never written anew: tests/unit/test_formats_kept.py reads them all, for ever.
 
     cluster/         catalog and devices; device 1 with its index, the others without
+    backup           of the catalog (since v1.1, with which catalogs began to keep a copy of themselves on the cluster)
     expected.json    buckets, objects with size, checksum and metadata, and shards of each device
     SHA256SUMS       of all these files
     wire.json        for each message a sample in hexadecimal digits, with the same in protobuf's JSON
@@ -28,6 +29,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from reedbed_cluster import local_cluster
+from reedbed_cluster.commands import reedbed as command
+from reedbed_cluster.commands import until
 
 import reedbed
 from reedbed.protos import catalog_pb2, lane_pb2, storage_pb2
@@ -79,6 +82,15 @@ def expected(endpoint: str) -> dict[str, Any]:
                     "sha256": hashlib.sha256(store.get(bucket, entry.key)).hexdigest(),
                 }
         return {"objects": found, "versions": len(list(store.list_versions("versions")))}
+
+
+def back_up(endpoint: str, target: Path) -> None:
+    """Once the copy on the cluster holds everything, and devices know."""
+    with reedbed.connect(endpoint) as store:
+        until(lambda: store.status()["copy"]["snapshot"] is not None and store.status()["copy"]["settled"])
+    target.parent.mkdir(parents=True)
+    done = command("catalog", "backup", target, endpoint=endpoint)
+    assert done.code == 0, done
 
 
 def shards_of(folder: Path) -> list[list[Any]]:
@@ -152,6 +164,7 @@ def main(target: Path) -> int:
         with local_cluster(folder) as cluster:
             use(cluster.endpoint)
             told = expected(cluster.endpoint)
+            back_up(cluster.endpoint, target / "backup")
         told["shards"] = {}
         for part in sorted(path for path in folder.iterdir() if path.is_dir()):
             if part.name.startswith("device"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,18 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.message_factory import GetMessageClass
 
-from reedbed.catalog import audit, keys, lookup, records, sealed
+from reedbed.catalog import audit, backups, keys, lookup, pieces, records, sealed
 from reedbed.catalog import lmdb_rows as rows
+from reedbed.catalog.engine import RedoRecord
 from reedbed.catalog.lmdb_engine import LmdbEngine
+from reedbed.catalog.loading import load_records
 from reedbed.catalog.longkeys import ROOT_TABLE
+from reedbed.catalog.memory import MemoryEngine
 from reedbed.common.checksums import crc32c, format_checksum
-from reedbed.common.errors import NewerFormat
+from reedbed.common.errors import LogTrimmed, NewerFormat
+from reedbed.common.ids import is_system
 from reedbed.protos import catalog_pb2, lane_pb2, storage_pb2
-from reedbed.storaged import damage, entries, generations, identity, index_check, passes, record
+from reedbed.storaged import damage, entries, generations, identity, index_check, memory, passes, record
 from reedbed.storaged.disk import RealDisk, replace_whole
 from reedbed.storaged.index_lmdb import FOLDER
 from reedbed.storaged.segments import segment_name
@@ -34,6 +39,7 @@ from reedbed.storaged.store import ShardStore
 
 DATA = Path(__file__).parents[1] / "data"
 VERSIONS = sorted(path.name for path in DATA.iterdir())
+WITH_COPY = [version for version in VERSIONS if version != "v1"]  # catalogs that keep a copy on the cluster
 DEVICES = [f"device-{number}" for number in range(1, 7)]
 
 
@@ -62,7 +68,7 @@ def open_device(path: Path) -> ShardStore:
 
 def test_the_samples_are_small_and_of_every_version() -> None:
     assert VERSIONS[0] == "v1"
-    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 1 << 20
+    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 2 << 20
 
 
 # Reading what is old
@@ -86,6 +92,15 @@ def test_the_index_of_a_device_is_taken_as_it_is(folder: Path) -> None:
     assert index_check.find_damage(folder / DEVICES[0] / FOLDER) == ""
 
 
+def trimmed(engine: LmdbEngine, after: int) -> bool:
+    """Whether redo records behind that one are forgotten, as they are in the copy."""
+    try:
+        engine.read_redo(after, 1)
+    except LogTrimmed:
+        return True
+    return False
+
+
 def test_a_catalog_is_read_right(version: str, folder: Path) -> None:
     told = expected(version)
     engine = LmdbEngine(folder / "catalog")
@@ -104,9 +119,62 @@ def test_a_catalog_is_read_right(version: str, folder: Path) -> None:
                 found = [codec.decode(value, key) for key, value in reader.scan(kind, bytes([kind[0] + 1]))]
                 assert found
         position = engine.redo_position()
-        assert sum(1 for _ in engine.read_redo(0, position)) == position > 10
+        floor = next(after for after in range(position) if not trimmed(engine, after))
+        assert sum(1 for _ in engine.read_redo(floor, position)) == position - floor
+        assert position > 10
     finally:
         engine.close()
+
+
+@pytest.mark.parametrize("version", WITH_COPY)
+def test_a_backup_is_read_right(version: str) -> None:
+    path = DATA / version / "backup"
+    summary = backups.check(path)
+    assert (
+        summary.about.cluster == json.loads((DATA / version / "cluster/catalog/identity.json").read_text())["cluster"]
+    )
+    assert summary.rows > 30
+    engine = MemoryEngine()
+    position = summary.about.redo
+    for part in backups.BackupReader(path).parts():
+        if isinstance(part[0], RedoRecord):
+            load_records(engine, part)
+        else:
+            engine.load(part, position)
+    with engine.read() as reader:
+        assert audit.check(reader) == []
+        names = {key for key, _ in reader.scan(keys.BUCKETS, keys.after(keys.BUCKETS))}
+        assert names == {keys.BUCKETS + b"plain", keys.BUCKETS + b"versions"}
+
+
+@pytest.mark.parametrize("version", WITH_COPY)
+def test_what_devices_remember_of_their_catalog_is_read_right(version: str, folder: Path) -> None:
+    cluster = json.loads((folder / "catalog/identity.json").read_text())["cluster"]
+    for device in DEVICES:
+        known = memory.Memory(RealDisk(folder / device))
+        assert known.note is not None
+        assert known.note.settled
+        term, map_ = known.map
+        assert map_ is not None
+        assert (map_.cluster.hex(), len(map_.devices), term) == (cluster, 6, known.note.term)
+        assert known.number in map_.devices
+
+
+@pytest.mark.parametrize("version", WITH_COPY)
+def test_the_copy_of_the_catalog_is_read_right(version: str, folder: Path) -> None:
+    """Pieces of it as their shards hold them: the data shard of a small piece is the piece."""
+    kinds: Counter[int] = Counter()
+    for device in DEVICES:
+        with open_device(folder / device) as store:
+            for one in store.list(limit=10_000):
+                if is_system(one.extent) and one.index == 0:
+                    raw = bytes(store.read(one.extent, 0, 0, one.length).data)
+                    head = pieces.decode_head(raw, "sample")
+                    pieces.check_body(head, raw[pieces.HEAD_BYTES :], "sample")
+                    kinds[head.kind] += 1
+    assert kinds[pieces.ROWS] >= 1
+    assert kinds[pieces.REDO] >= 1
+    assert kinds[pieces.END] >= 1
 
 
 def test_messages_are_read_right(version: str) -> None:
