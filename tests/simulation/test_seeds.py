@@ -17,7 +17,7 @@ from reedbed_sim.pool import command
 ROOT = Path(__file__).parents[2]
 PARTS = 8  # of the seeds, so that they spread over the cores
 AT_LEAST = 13  # seeds of a part
-SECONDS = 35.0  # that a part goes on for while there is time
+SECONDS = 25.0  # that a part goes on for while there is time
 STRIDE = 10_000
 TRACE = 150  # lines of a trace that are shown
 

@@ -121,7 +121,7 @@ BUGS: Final[dict[str, Planted]] = {
                 "catalog.removals",
                 "Removals.step",
                 (
-                    "before = self._leases.shown_before(grace)",
+                    "before = self._known_before(self._leases.shown_before(grace))",
                     "before = int((self._needs.clock.wall() - grace) * 1000)",
                 ),
                 ("if dropped.id < horizon and", "if"),
