@@ -100,7 +100,9 @@ class CopyWork:
         ]
         borders = [block_borders(length) for length in layout.lengths]
         try:
-            extent = await write_extent(access, profile, shards, borders, Deadline(WRITE_S, self.clock))
+            deadline = Deadline(WRITE_S, self.clock)
+            # not foreground: repair, which changes rows all the time, would yield to the copy of its own changes
+            extent = await write_extent(access, profile, shards, borders, deadline, background=True)
         except ReedbedError as error:
             self.no_room = self.no_room or lacks_room(error)
             raise

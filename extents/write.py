@@ -36,12 +36,13 @@ async def write_extent(
     deadline: Deadline,
     *,
     keeping: bool = False,
+    background: bool = False,
 ) -> Extent:
     """Writes an extent whose k data shards are the joined buffers of `shards`, cut into blocks of the lengths
     `borders`, and returns it with its acks, for a commit or a registration to name.
 
-    The map must hold PGs of the profile. What is written for `keeping` gives way to everything else on the devices, and
-    is never degraded: its bytes lie elsewhere already.
+    The map must hold PGs of the profile. What is written in the `background` is nothing that repair and the like would
+    yield to. So is what is written for `keeping`, which is never degraded: its bytes lie elsewhere already.
 
     Raises InvalidArgument (no bytes, impossible lengths, or a buffer that changed meanwhile; says which), Unavailable
     (too few devices, or failures in every try; says the last), DeadlineExceeded and Corrupt (bytes that repeatedly
@@ -49,7 +50,7 @@ async def write_extent(
     """
     first = await access.new_id(deadline)
     encoded = await Encoded.make(profile, shards, borders, first)
-    return await _Writer(access, encoded, deadline, keeping).write(first)
+    return await _Writer(access, encoded, deadline, keeping, background or keeping).write(first)
 
 
 async def write_flat(
@@ -82,10 +83,13 @@ async def write_flat(
 class _Writer:
     """The tries of one extent."""
 
-    def __init__(self, access: ClusterAccess, encoded: Encoded, deadline: Deadline, keeping: bool) -> None:
+    def __init__(
+        self, access: ClusterAccess, encoded: Encoded, deadline: Deadline, keeping: bool, background: bool
+    ) -> None:
         self._access = access
         self._encoded = encoded
         self._keeping = keeping
+        self._background = background
         self._deadline = deadline
         self._avoid: set[int] = set()
         self._stale: set[int] = set()
@@ -151,7 +155,7 @@ class _Writer:
                 choice,
                 self._deadline,
                 self._elsewhere,
-                background=self._keeping,
+                background=self._background,
             )
             return await sending.run()
         except DeadlineExceeded as error:

@@ -83,7 +83,7 @@ class Copy:
 async def copy(rack: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Copy:
     one = Copy(await cluster_of_three(rack))
 
-    async def write(access: Any, profile: Profile, shards: list[list[memoryview]], *_: Any) -> Extent:
+    async def write(access: Any, profile: Profile, shards: list[list[memoryview]], *_: Any, **__: Any) -> Extent:
         return one.extent(sum(len(part) for shard in shards for part in shard))
 
     monkeypatch.setattr("reedbed.catalog.copywork.write_extent", write)

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reedbed.catalog.copywork import CopyWork
 from reedbed.common.checksums import crc32c
-from reedbed.common.clock import Deadline
+from reedbed.common.clock import Deadline, SystemClock
 from reedbed.common.errors import Corrupt, DataLoss, Unavailable
 from reedbed.common.limits import KIB, MIB
 from reedbed.ec.profiles import Profile
@@ -182,6 +183,26 @@ async def test_pieces_close_to_each_other_are_read_together(make_twin: Callable[
         twin, result, {index: blob[one.offset : one.offset + one.length] for index, one in enumerate(near + far)}
     )
     assert memory_of(near + far, Profile(1, 1)) < 2 * RUN_MAX
+
+
+async def test_the_catalogs_copy_is_no_foreground_that_repair_would_yield_to(
+    make_twin: Callable[..., Any], some_bytes: Any
+) -> None:
+    """Repair changes rows of the catalog, which are copied: it would wait for itself."""
+    twin = make_twin(Profile(2, 1))
+    asked: list[bool] = []
+    call = twin.call
+
+    async def watched(device: Any, method: str, header: bytes, *rest: Any, **more: Any) -> Any:
+        asked.append(storage_pb2.PutShardRequest.FromString(header).background)
+        return await call(device, method, header, *rest, **more)
+
+    twin.call = watched
+    work = object.__new__(CopyWork)
+    work.clock = SystemClock()
+    await work.write(twin, Profile(2, 1), some_bytes(1000))
+    assert len(asked) == 2  # so small a piece has one data shard
+    assert all(asked)
 
 
 async def test_all_calls_are_of_keeping_and_the_pace_is_kept(make_twin: Callable[..., Any], some_bytes: Any) -> None:
