@@ -39,6 +39,7 @@ generated: setup
 # Not named test_*.py, so that `make test` passes them over
 soak: setup
 	$(BIN)/pytest -s tests/soak/power_cut.py tests/soak/moments.py
+	REEDBED_SCENARIOS="2 3 4 5" $(BIN)/pytest -n 2 tests/integration/test_scenarios.py
 	PYTHONHASHSEED=0 PYTHONPATH=tests/lib $(BIN)/python -m reedbed_sim --seed $$(date +%s) --count 1000000 --at-once 2 \
 		--seconds $(SIMULATE_S)
 

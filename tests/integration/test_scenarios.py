@@ -7,6 +7,7 @@ repeat to the letter.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,7 @@ CLIENTS: Final = 3  # of which one reaches the catalog through a proxy
 FAULTS: Final = 7
 OPS: Final = 25  # that end between two faults
 DEVICES: Final = 6
+SEEDS: Final = [int(seed) for seed in os.environ.get("REEDBED_SCENARIOS", "1").split()]  # more in `make soak`
 
 
 class Stage:
@@ -107,7 +109,7 @@ async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_what_clients_were_told_holds(tmp_path: Path, seed: int) -> None:
     rng = Random(seed)
     history = History(versioned={PLAIN: False, KEPT: True})
