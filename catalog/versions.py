@@ -84,47 +84,48 @@ def require(reader: Reader, bucket: Bucket, key: bytes, version: Id | None) -> V
     return row
 
 
-def install(edit: Edit, bucket: Bucket, key: bytes, row: VersionRow) -> None:
-    """Make `row`, whose slices are held already, the newest version. Unversioned: the one before is released."""
-    writer = edit.writer
+def install(edit: Edit, bucket: Bucket, key: bytes, row: VersionRow, before: VersionRow | None) -> None:
+    """Make `row`, whose slices are held already, the newest version. `before` is the visible one, if there is one.
+
+    Unversioned: the one before is released.
+    """
+    rows = edit.rows
     object_key = keys.objects(bucket.number) + key
-    before = writer.get(object_key)
     if not bucket.versioned:
-        writer.put(object_key, records.VERSION.encode(row))
+        rows.put(object_key, records.VERSION.encode(row))
         if before is not None:
-            _let_go(edit, records.VERSION.decode(before, object_key))
+            _let_go(edit, before)
     else:
         latest = records.LATEST.encode(LatestRow(row.seq))
-        writer.put(keys.version(bucket.number, key, row.seq), records.VERSION.encode(row))
-        writer.put(keys.version_index(bucket.number, Id(row.version)), latest)
+        rows.put(keys.version(bucket.number, key, row.seq), records.VERSION.encode(row))
+        rows.put(keys.version_index(bucket.number, Id(row.version)), latest)
         if row.marker:
-            writer.delete(object_key)
+            rows.delete(object_key)
         else:
-            writer.put(object_key, latest)
-    edit.count(objects=(not row.marker) - (before is not None))
-    if not row.marker:
-        edit.count(versions=1, bytes=row.size)
+            rows.put(object_key, latest)
+    if row.marker:
+        edit.count(objects=-(before is not None))
+    else:
+        edit.count(objects=before is None, versions=1, bytes=row.size)
 
 
-def remove(edit: Edit, bucket: Bucket, key: bytes, row: VersionRow) -> None:
-    """Remove a version that is there, and expose the one before if it was the newest."""
-    writer = edit.writer
+def remove(edit: Edit, bucket: Bucket, key: bytes, row: VersionRow, before: VersionRow | None) -> None:
+    """Remove a version that is there, and expose the one before if it was the newest. `before` as of `install`."""
+    rows = edit.rows
     object_key = keys.objects(bucket.number) + key
-    before = writer.get(object_key) is not None
+    after = False
     if bucket.versioned:
-        writer.delete(keys.version(bucket.number, key, row.seq))
-        writer.delete(keys.version_index(bucket.number, Id(row.version)))
-        exposed = newest(writer, bucket, key)
+        rows.delete(keys.version(bucket.number, key, row.seq))
+        rows.delete(keys.version_index(bucket.number, Id(row.version)))
+        exposed = newest(rows, bucket, key)
         if exposed is None or exposed.marker:
-            after = False
-            writer.delete(object_key)
+            rows.delete(object_key)
         else:
             after = True
-            writer.put(object_key, records.LATEST.encode(LatestRow(exposed.seq)))
+            rows.put(object_key, records.LATEST.encode(LatestRow(exposed.seq)))
     else:
-        after = False
-        writer.delete(object_key)
-    edit.count(objects=after - before)
+        rows.delete(object_key)
+    edit.count(objects=after - (before is not None))
     if not row.marker:
         _let_go(edit, row)
 
