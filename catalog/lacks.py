@@ -83,6 +83,8 @@ def visible(row: ExtentRow) -> int:
     Where all that are whole do not suffice, every position: a damaged shard still gives its good blocks.
     """
     sure = row.present & ~row.gone
+    if sure.bit_count() >= row.k:
+        return sure
     needed = row.k - sum(1 for length in row.lengths if not length)
     for chosen in (sure, row.present):
         if chosen.bit_count() >= needed:

@@ -130,21 +130,14 @@ def remove(edit: Edit, bucket: Bucket, key: bytes, row: VersionRow, before: Vers
         _let_go(edit, row)
 
 
-def info(bucket: Bucket, key: bytes, row: VersionRow, *, latest: bool = True) -> catalog_pb2.ObjectInfo:
-    """What a version's row tells, as a message."""
-    return catalog_pb2.ObjectInfo(
-        bucket=bucket.name,
-        key=key,
-        version=row.version,
-        size=row.size,
-        checksum=row.checksum,
-        content_type=row.content_type,
-        metadata=row.metadata,
-        modified_us=row.modified_us,
-        profile=row.profile,
-        latest=latest,
-        delete_marker=row.marker,
-    )
+def tell(message: catalog_pb2.ObjectInfo, bucket: Bucket, key: bytes, row: VersionRow, latest: bool = True) -> None:
+    """Fill in what a version's row tells."""
+    message.bucket, message.key, message.version = bucket.name, key, row.version
+    message.size, message.checksum, message.content_type = row.size, row.checksum, row.content_type
+    if row.metadata:
+        message.metadata.update(row.metadata)
+    message.modified_us, message.profile = row.modified_us, row.profile
+    message.latest, message.delete_marker = latest, row.marker
 
 
 def _of_key(reader: Reader, bucket: Bucket, key: bytes) -> Iterator[VersionRow]:
