@@ -53,7 +53,7 @@ def told_at_once(key: str, row: ListedRow) -> ObjectInfo:
     )
 
 
-@given(page=st.lists(st.tuples(texts, st.none() | rows), max_size=5), more=st.lists(st.integers(), max_size=2))
+@given(page=st.lists(st.tuples(texts, st.none() | rows), max_size=5), more=st.lists(st.integers(0, 9), max_size=2))
 def test_what_is_told_later_is_what_would_be_told_at_once(
     page: list[tuple[str, ListedRow | None]], more: list[int]
 ) -> None:
