@@ -125,8 +125,9 @@ class LmdbRows:
         self._path = path
 
     def get(self, key: bytes) -> bytes | None:
+        tree = key[1] if len(key) > 1 and key[0] == _ROOT else _tree(key)
         try:
-            stored: bytes | None = self._txn.get(key, db=self._trees[_tree(key)])
+            stored: bytes | None = self._txn.get(key, None, self._trees[tree])
         except lmdb.Error as error:
             raise engine_error(error, self._path) from error
         return stored
@@ -142,7 +143,7 @@ class LmdbRows:
         put, delete, trees = self._txn.put, self._txn.delete, self._trees
         try:
             for key, stored in rows:
-                tree = trees[_tree(key)]
+                tree = trees[key[1] if len(key) > 1 and key[0] == _ROOT else _tree(key)]
                 if stored is None:
                     delete(key, b"", tree)
                 else:
