@@ -71,7 +71,7 @@ class Outgoing:
         deadline: Deadline | None = None,
         done: Callable[[], None] | None = None,
     ) -> None:
-        """`done` is called when the last of it has been taken for a message."""
+        """`done` is called when the last of it has left (see Outbox.sent)."""
         self.head = head
         self.left = length
         self.deadline = deadline
@@ -117,6 +117,7 @@ class Outbox:
         self._small_waiters: deque[Outgoing] = deque()
         self._bulk_waiters: deque[Outgoing] = deque()
         self._overtaken = 0
+        self.left: list[Callable[[], None]] = []  # to be called once what was taken for messages has left
 
     def open(self, window: int) -> None:
         """The other end has told its window. Corrupt if it had done so before."""
@@ -208,8 +209,14 @@ class Outbox:
             if outgoing.left:
                 self._bulk.append(outgoing)
             elif outgoing.done is not None:
-                outgoing.done()
+                self.left.append(outgoing.done)
         return batch
+
+    def sent(self) -> None:
+        """All that was taken has left: nobody reads its buffers any more."""
+        left, self.left = self.left, []
+        for done in left:
+            done()
 
     def _push(self, item: Frame | Outgoing) -> None:
         self._frames.append(item)
@@ -229,7 +236,7 @@ class Outbox:
         if outgoing.left:
             head.payload = outgoing.take(outgoing.left)
         if outgoing.done is not None:
-            outgoing.done()
+            self.left.append(outgoing.done)
 
     def _admit(self) -> None:
         """Admits waiting payloads, in order within each line."""

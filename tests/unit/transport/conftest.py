@@ -18,6 +18,8 @@ from reedbed.transport.grpc_server import GrpcServer
 from reedbed.transport.inprocess import InProcessNetwork
 from reedbed.transport.lane import Hello, Request, Response
 from reedbed.transport.service import Router
+from reedbed.transport.stream_server import Streams
+from reedbed.transport.streams import Stream
 
 CLUSTER = b"c" * 16
 
@@ -133,13 +135,15 @@ class InProcessKind:
 
 
 class GrpcKind:
+    streams: Streams | None = Streams()  # the connector does not ask for them
+
     def __init__(self) -> None:
-        self.connector = GrpcConnector()
+        self.connector = GrpcConnector(streams=False)
         self._server: GrpcServer | None = None
         self._port = 0
 
     async def serve(self, service: EchoService) -> str:
-        self._server = GrpcServer(service, f"127.0.0.1:{self._port}")
+        self._server = GrpcServer(service, f"127.0.0.1:{self._port}", streams=self.streams)
         self._port = await self._server.start()
         return f"127.0.0.1:{self._port}"
 
@@ -152,6 +156,25 @@ class GrpcKind:
 
     async def restart(self, service: EchoService) -> None:
         await self.serve(service)
+
+
+class StreamKind(GrpcKind):
+    """Framed streams, agreed on over gRPC: over TCP, or within this machine."""
+
+    streams = Streams(local=False)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connector = GrpcConnector()
+
+    async def open(self, address: str, cluster: bytes = CLUSTER) -> MuxLane:
+        lane = await super().open(address, cluster)
+        assert isinstance(lane._pump, Stream)
+        return lane
+
+
+class LocalStreamKind(StreamKind):
+    streams = Streams()
 
 
 @dataclass
@@ -182,7 +205,9 @@ class Pair:
         return caught.value
 
 
-@pytest.fixture(params=[InProcessKind, GrpcKind], ids=["inprocess", "grpc"])
+@pytest.fixture(
+    params=[InProcessKind, GrpcKind, StreamKind, LocalStreamKind], ids=["inprocess", "grpc", "stream", "local-stream"]
+)
 async def kind(request: pytest.FixtureRequest) -> AsyncIterator[Kind]:
     """Add a kind of lane here, and all conformance tests run over it."""
     made: Kind = request.param()
