@@ -2,8 +2,8 @@
 
     0   u32  sum: the CRC32C of all that follows in the frame, without a payload over 64 KiB
     4   u8   kind, as in protos/lane.proto
-    5   u8   length of the method's name
-    6   u16  zero
+    5   u8   zero
+    6   u16  length of the method's name
     8   u64  call
     16  u32  length of the header
     20  u32  length of this piece of the payload
@@ -56,8 +56,8 @@ def encode(batch: Iterable[Frame]) -> list[Buffer]:
         piece = sum(map(len, payload)) if payload else 0
         head = _HEAD.pack(
             frame.kind,
-            len(method),
             0,
+            len(method),
             frame.call,
             len(header),
             piece,
@@ -86,7 +86,7 @@ class Head:
     def __init__(self, data: Buffer, at: int) -> None:
         """Corrupt for what can be no frame."""
         fields = self._fields = _IN.unpack_from(data, at)
-        _, kind, self.method, zero, _, header, self.piece, _, _, _, _ = fields
+        _, kind, zero, self.method, _, header, self.piece, _, _, _, _ = fields
         if kind not in _KINDS or zero or self.method > _NAME_MAX or header > _HEADER_MAX or self.piece > PAYLOAD_MAX:
             raise Corrupt("bytes that are no frame", retryable=True)
         # bytes of the frame, without a payload that is received by itself
@@ -94,7 +94,7 @@ class Head:
 
     def frame(self, data: memoryview, at: int) -> Frame:
         """The frame whose `small` bytes are at `at`. Corrupt if they were altered on the way."""
-        value, kind, method, _, call, header, piece, amount, timeout, epoch, term = self._fields
+        value, kind, _, method, call, header, piece, amount, timeout, epoch, term = self._fields
         if crc32c(data[at + _SUM.size : at + self.small]) != value:
             raise Corrupt("a frame was altered on the way", retryable=True)
         begin = at + HEAD

@@ -155,7 +155,8 @@ class Stream(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's has no such base
-        self._transport.set_write_buffer_limits(high=0)
+        # told to pause above the limit; with TLS, at the limit, and never to go on from 0
+        self._transport.set_write_buffer_limits(high=1 if transport.get_extra_info("sslcontext") else 0, low=0)
         prepare(transport.get_extra_info("socket"))
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import pytest
+import uvloop
 
 from reedbed.common.clock import Deadline
 from reedbed.common.errors import NotFound, ReedbedError
@@ -174,7 +177,10 @@ class StreamKind(GrpcKind):
 
 
 class LocalStreamKind(StreamKind):
+    """In uvloop, as daemons and synchronous stores are."""
+
     streams = Streams()
+    uvloop = True
 
 
 @dataclass
@@ -215,6 +221,25 @@ async def kind(request: pytest.FixtureRequest) -> AsyncIterator[Kind]:
     await made.stop()
 
 
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Conformance tests come in both loops; the rest needs but one."""
+    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    if item.path.name == "test_lane_conformance.py":
+        loops["uvloop"] = uvloop.new_event_loop
+    return loops
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each kind of lane is tested in the loop that it is for."""
+    items[:] = [
+        item
+        for item in items
+        if not isinstance(item, pytest.Function)
+        or item.path.name != "test_lane_conformance.py"
+        or ("uvloop" in item.name) == ("local-stream" in item.name)
+    ]
+
+
 @pytest.fixture
 def service() -> EchoService:
     return EchoService()
@@ -226,3 +251,23 @@ async def pair(kind: Kind, service: EchoService) -> AsyncIterator[Pair]:
     lane = await kind.open(address)
     yield Pair(lane, service, kind, address)
     await lane.close()
+
+
+def _openssl(folder: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CA and certificates by it for a server and a client, and a CA that nobody knows."""
+    folder = tmp_path_factory.mktemp("certificates")
+    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    for name in ("ca", "stranger"):
+        subject = ("-subj", f"/CN={name}", "-days", "2")
+        _openssl(folder, "req", "-x509", *new_key, "-keyout", f"{name}.key", "-out", f"{name}.pem", *subject)
+    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    for name in ("server", "client"):
+        _openssl(folder, "req", *new_key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
+        _openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signed)
+    return folder
