@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 
@@ -73,7 +74,13 @@ def get(reader: Reader, name: str) -> Bucket:
         raise NotFound(
             f"there is no bucket {shown(name)!r}", where=f"reedbed://{shown(name)}", hint="Make it with `reedbed mb`"
         )
-    return _bucket(name, records.BUCKET.decode(data, key))
+    return _decoded(name, data)
+
+
+@lru_cache(1024)
+def _decoded(name: str, data: bytes) -> Bucket:
+    """By what the row says, so that it need not be found out again by every operation."""
+    return _bucket(name, records.BUCKET.decode(data, keys.bucket(name)))
 
 
 def set_profile(edit: Edit, name: str, profile: str) -> None:

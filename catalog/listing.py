@@ -73,8 +73,8 @@ def page(
                 jump = keys.after(base + common)
                 break
             row = versions.from_object_row(reader, bucket, row_key, data)
-            message = versions.info(bucket, key, row)
-            reply.rows.add(info=message)
+            message = reply.rows.add().info
+            versions.tell(message, bucket, key, row)
             last = _token(_AFTER_KEY, asked, key)
             room -= message.ByteSize()
         start = jump
@@ -112,8 +112,8 @@ def page_of_versions(
             latest = newest is not None and newest.seq == seq
         else:
             latest = key != before
-        message = versions.info(bucket, key, row, latest=latest)
-        reply.rows.add(info=message)
+        message = reply.rows.add().info
+        versions.tell(message, bucket, key, row, latest)
         before = key
         last = _token(_AFTER_VERSION, asked, seq.to_bytes(8, "big") + key)
         room -= message.ByteSize()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -120,14 +120,8 @@ class LmdbEngine:
     def _rows(self, txn: Any) -> LmdbRows:
         return LmdbRows(txn, self._trees, self.path)
 
-    @contextmanager
-    def read(self) -> Iterator[Reader]:
-        with self._snapshot() as txn:
-            reader = SnapshotReader(LongKeys(self._rows(txn)))
-            try:
-                yield reader
-            finally:
-                reader.end()
+    def read(self) -> AbstractContextManager[Reader]:
+        return _Reading(self)
 
     @contextmanager
     def write(self, *, urgent: bool = False) -> Iterator[Writer]:
@@ -252,16 +246,27 @@ class LmdbEngine:
 
     @contextmanager
     def _snapshot(self) -> Iterator[Any]:
-        with self._gate.among():
+        txn = self._begin_read()
+        try:
+            yield txn
+        finally:
+            self._end_read(txn)
+
+    def _begin_read(self) -> Any:
+        """A transaction that only reads, until `_end_read`."""
+        self._gate.enter()
+        try:
             self._check_open()
-            try:
-                txn = self._env.begin()
-            except lmdb.Error as error:
+            return self._env.begin()
+        except BaseException as error:
+            self._gate.leave()
+            if isinstance(error, lmdb.Error):
                 raise engine_error(error, self.path) from error
-            try:
-                yield txn
-            finally:
-                txn.abort()
+            raise
+
+    def _end_read(self, txn: Any) -> None:
+        txn.abort()
+        self._gate.leave()
 
     def _begin_write(self) -> Any:
         try:
@@ -372,6 +377,24 @@ class LmdbEngine:
                 self._env.set_mapsize(size)
             except lmdb.Error as error:
                 raise self._fail(error) from error
+
+
+class _Reading:
+    """One `read`. A class, since lookups are many and a generator costs more."""
+
+    __slots__ = ("_engine", "_reader", "_txn")
+
+    def __init__(self, engine: LmdbEngine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> Reader:
+        self._txn = self._engine._begin_read()
+        self._reader = SnapshotReader(LongKeys(self._engine._rows(self._txn)))
+        return self._reader
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.end()
+        self._engine._end_read(self._txn)
 
 
 def _floor(rows: LmdbRows) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,6 +71,7 @@ def engine_error(error: lmdb.Error, path: Path) -> ReedbedError:
 
 _STARTS: Final = [*(ROOT_TABLE + bytes([first]) for first in range(256)), NODE_TABLE, REDO_TABLE]
 _NAMES: Final = [*(b"k%02x" % first for first in range(256)), b"n", b"r"]
+_ROOT: Final = ROOT_TABLE[0]
 _NODES: Final = 256
 _REDO: Final = 257
 _FULL_BELOW: Final = 256 * KIB  # the part of the write that went through has taken what was left
@@ -96,12 +97,12 @@ def used_pages(env: Any, txn: Any, trees: list[Any]) -> int:
 
 def _tree(row: bytes) -> int:
     """Index of the tree that holds `row`, or, for a bound between tables, of the first one above it."""
-    table = row[:1]
-    if table == ROOT_TABLE:
+    table = row[0] if row else 0
+    if table == _ROOT:
         return row[1] if len(row) > 1 else 0
-    if table < ROOT_TABLE:
+    if table < _ROOT:
         return 0
-    return _NODES if table == NODE_TABLE else _REDO
+    return _NODES if row[:1] == NODE_TABLE else _REDO
 
 
 def _ran_out_of_room(error: lmdb.Error, path: Path) -> bool:
@@ -132,6 +133,19 @@ class LmdbRows:
     def put(self, key: bytes, stored: bytes) -> None:
         try:
             self._txn.put(key, stored, db=self._trees[_tree(key)])
+        except lmdb.Error as error:
+            raise engine_error(error, self._path) from error
+
+    def store(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Set rows, and remove those without a value."""
+        put, delete, trees = self._txn.put, self._txn.delete, self._trees
+        try:
+            for key, stored in rows:
+                tree = trees[_tree(key)]
+                if stored is None:
+                    delete(key, b"", tree)
+                else:
+                    put(key, stored, True, True, False, tree)
         except lmdb.Error as error:
             raise engine_error(error, self._path) from error
 

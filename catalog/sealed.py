@@ -27,14 +27,15 @@ def show_key(key: bytes) -> str:
 
 def seal(key: bytes, value: bytes) -> bytes:
     """`value` as it is stored under `key`."""
-    return _VERSION_BYTE + crc32c(value, crc32c(key + _VERSION_BYTE)).to_bytes(4, "big") + value
+    sum_ = crc32c(b"".join((key, _VERSION_BYTE, value)))
+    return b"".join((_VERSION_BYTE, sum_.to_bytes(4, "big"), value))
 
 
 def unseal(key: bytes, stored: bytes) -> bytes:
     """The value that `seal` wrapped; Corrupt if bytes or key are others, NewerFormat if a newer Reedbed wrote it."""
     value = stored[SEAL_BYTES:]
     version = stored[:1]
-    if len(stored) < SEAL_BYTES or crc32c(value, crc32c(key + version)) != int.from_bytes(stored[1:SEAL_BYTES], "big"):
+    if len(stored) < SEAL_BYTES or crc32c(b"".join((key, version, value))) != int.from_bytes(stored[1:SEAL_BYTES]):
         raise Corrupt(
             "a stored value of the catalog does not match its checksum",
             where=f"key {show_key(key)}",

@@ -164,8 +164,8 @@ class Catalog:
                 bucket=bucket, prefix=prefix, delimiter=delimiter, start_after=start_after, limit=PAGE_MAX, token=token
             )
             reply = await self._link.call(methods.LIST, request, catalog_pb2.ListReply, deadlines())
-            yield [_row(bucket, row) for row in reply.rows]
-            token = reply.token
+            rows, token = page_of(bucket, reply)
+            yield rows
             if not token:
                 return
 
@@ -252,6 +252,11 @@ def _content(found: catalog_pb2.Found) -> Content | ReedbedError:
         return error_from_message(found.error)
     slices = tuple(slice_from_message(message) for message in found.slices)
     return Content(info_from_message(found.info), slices, dict(extents_by_id(found.extents)), found.more)
+
+
+def page_of(bucket: str, reply: catalog_pb2.ListReply) -> tuple[list[ObjectInfo | CommonPrefix], bytes]:
+    """The rows of a page and the token of the next one, empty at the end."""
+    return [_row(bucket, row) for row in reply.rows], reply.token
 
 
 def _row(bucket: str, row: catalog_pb2.ListRow) -> ObjectInfo | CommonPrefix:
