@@ -23,6 +23,7 @@ from reedbed.common.limits import BLOCK
 
 _ROW = struct.Struct("<II")
 ROW_BYTES: Final = _ROW.size
+unpack_row: Final = _ROW.unpack  # the (length, sum) of one row
 
 
 @dataclass(frozen=True, slots=True)

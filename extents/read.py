@@ -52,6 +52,16 @@ async def read_extent(
     await _Reader(asker, into if into.format == "B" and into.ndim == 1 else into.cast("B")).read(found)
 
 
+async def read_around(asker: Asker, piece: Piece) -> bytes:
+    """The bytes of one piece of an extent that was located, computed from other shards; from its own if that cannot be.
+
+    Raises what `read_extent` does.
+    """
+    into = bytearray(piece.length)
+    await _Reader(asker, memoryview(into)).around(piece)
+    return bytes(into)
+
+
 class _Reader:
     """One read."""
 
@@ -81,6 +91,10 @@ class _Reader:
                     group.create_task(self._direct(piece, futures.get(piece.shard)))
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
+
+    async def around(self, piece: Piece) -> None:
+        """A piece that begins the memory, without its own shard."""
+        await self._decoded((Piece(piece.shard, piece.start, piece.length, 0),))
 
     def _place(self, piece: Piece) -> memoryview:
         return self._into[piece.at : piece.at + piece.length]

@@ -111,6 +111,7 @@ BUGS: Final[dict[str, Planted]] = {
         [
             Rewritten("storaged.reader", "Reader._range", ("!= opened.rows[block][1]:", "== -1:")),
             Rewritten("extents.blocks", "verify_rows", ("!= value:", "== -1:")),
+            Rewritten("extents.rounds", "SmallRead.take", ("== value:", "!= -1:")),
         ],
         only=("rot", "bad_weather", "good_weather", "read_everything"),
     ),

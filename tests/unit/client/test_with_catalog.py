@@ -135,22 +135,26 @@ async def real(world: World, core_of: Callable[..., Core]) -> AsyncIterator[Asyn
 
 
 async def test_a_packed_object_outlives_the_deletion_of_its_neighbour(
-    real: AsyncStore, monkeypatch: pytest.MonkeyPatch
+    real: AsyncStore, monkeypatch: pytest.MonkeyPatch, until: Callable[..., Any]
 ) -> None:
     """Two objects of one extent, committed in different rounds; the first is gone before the second comes."""
-    commit = real._core.putter.commit
+    commits = real._core.commits
+    submit = commits.submit
+    held: list[Any] = []
 
-    async def later(spec: Any, *rest: Any) -> ObjectInfo:
-        if spec.target.key == b"b":
-            await committed.wait()
-            assert await real.delete("data", "a")
-        info = await commit(spec, *rest)
-        committed.set()
-        return info
+    def later(op: bytes, *rest: Any) -> None:
+        if pb.CommitOp.FromString(op).key == b"b":
+            held.append((op, *rest))
+        else:
+            submit(op, *rest)
 
-    committed = asyncio.Event()
-    monkeypatch.setattr(real._core.putter, "commit", later)
-    results = await real.put_many("data", {"a": b"a" * 100, "b": b"b" * 100})
+    monkeypatch.setattr(commits, "submit", later)
+    putting = asyncio.create_task(real.put_many("data", {"a": b"a" * 100, "b": b"b" * 100}))
+    await until(lambda: held)
+    await until(lambda: real.metrics().get("puts.objects"))
+    assert await real.delete("data", "a")
+    submit(*held[0])
+    results = await putting
     assert all(isinstance(info, ObjectInfo) for info in results.values())
     assert real.metrics()["packer.extents"] == 1
     assert "puts.repeated" not in real.metrics()
