@@ -192,7 +192,7 @@ async def run(rows: list[str], folder: Path, seconds: float, *, as_json: bool) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=Path, default=Path("/dev/shm"))  # noqa: S108  the RAM-backed folder is meant
+    parser.add_argument("--dir", type=Path, default=Path("/dev/shm"))
     parser.add_argument("--seconds", type=float, default=1.0, help="about how long a row may take")
     parser.add_argument("--only", action="append", help="a row, repeatable")
     parser.add_argument("--uvloop", action="store_true")

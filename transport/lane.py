@@ -20,10 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from reedbed.common.checksums import Buffer
 from reedbed.common.clock import Deadline
+from reedbed.common.errors import ReedbedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,20 @@ class Service(Protocol):
 
     async def handle(self, request: Request) -> Response:
         """Answers one call, or raises one of our errors. Cancelled when the caller gives up or its deadline passes."""
+        ...
+
+
+Answer = Callable[[Response | ReedbedError], None]
+
+
+@runtime_checkable
+class HotService(Service, Protocol):
+    """A service that answers some calls without a task."""
+
+    def begin(self, request: Request, answer: Answer) -> Callable[[], None] | None:
+        """Begins a call that needs no task of its own. `answer` is called exactly once, within this call or later from
+        the event loop's thread. Returns what cancels it (after which the answer may still come, and is dropped); None:
+        nothing was done, and `handle` is to be called instead. Raises our errors, as `handle` does."""
         ...
 
 
