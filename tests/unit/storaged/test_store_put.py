@@ -25,7 +25,8 @@ from reedbed.common.errors import (
     Unavailable,
     UnknownShard,
 )
-from reedbed.storaged.calls import DataRow, PutShard, ReadShard, Removal, RemoveOrder
+from reedbed.extents.blocks import pack_table, unpack_table
+from reedbed.storaged.calls import PutShard, ReadShard, Removal, RemoveOrder, Rows
 from reedbed.storaged.disk_twin import MemoryDisk
 from reedbed.storaged.entries import shard_key
 from reedbed.storaged.index_lmdb import FOLDER
@@ -191,11 +192,13 @@ def test_bytes_that_do_not_match_their_sums_are_refused(store: ShardStore, data:
         {"generation": 1 << 64},
         {"log_seq": -1},
         {"index": 4},
-        {"data_tables": ([],) * 4},
-        {"table": [(0, 0)]},
-        {"table": [(65537, 0)]},
-        {"table": [(1000, 1 << 32)]},
-        {"table": [(1000, -1)]},
+        {"data_tables": (b"",) * 4},
+        {"table": pack_table([(0, 0)])},
+        {"table": pack_table([(65537, 0)])},
+        {"table": pack_table([(1000, 0), (0, 0)])},
+        {"table": b"1234567"},
+        {"index": 5, "data_tables": [b"", b"", b"1", b""]},
+        {"index": 5, "data_tables": [b"", b"", pack_table([(65537, 0)]), b""]},
     ],
 )
 def test_impossible_puts_are_invalid(store: ShardStore, data: bytes, change: dict[str, object]) -> None:
@@ -266,13 +269,14 @@ def test_ranges_and_their_rows(
     length = drawn.draw(st.integers(0, len(data) - offset))
     store = open_store(MemoryDisk(tmp_path_factory.mktemp("store")))
     try:
-        store.put(PutShard(extent(1), 2, 4, 2, 1, 1, table, payload)).result(5)
+        store.put(PutShard(extent(1), 2, 4, 2, 1, 1, pack_table(table), payload)).result(5)
         result = store.read(extent(1), 2, offset, length)
         assert bytes(result.data) == data[offset : offset + length]
         assert (result.offset, result.shard_length) == (offset, len(data))
-        assert sum(row[0] for row in result.rows) == length
+        rows = unpack_table(result.rows.table)
+        assert sum(row[0] for row in rows) == length
         at = 0
-        for block, (size, sum_) in enumerate(result.rows, result.first_block):
+        for block, (size, sum_) in enumerate(rows, result.rows.first_block):
             assert block_sum(extent(1), 2, block, result.data[at : at + size]) == sum_
             assert starts[block] <= offset + at < starts[block + 1]
             at += size
@@ -288,14 +292,14 @@ def test_a_parity_shard_tells_rows_of_data_shards(store: ShardStore) -> None:
     store.put(shard(1, os.urandom(300), 5, data_tables=tables)).result(5)
     found = store.read(extent(1), 5, 150, 100, (0, 1, 2, 3)).data_rows
     assert found == {
-        0: [DataRow(1, 100, *tables[0][1]), DataRow(2, 200, *tables[0][2])],
-        1: [DataRow(1, 100, *tables[1][1]), DataRow(2, 200, *tables[1][2])],
-        2: [],
-        3: [],
+        0: Rows(1, 100, pack_table(tables[0][1:3])),
+        1: Rows(1, 100, pack_table(tables[1][1:3])),
+        2: Rows(),
+        3: Rows(),
     }
     answer = store.read_many([ReadShard(extent(1), 5, 0, 0, (3,), (10, 1))])[0]
     assert not isinstance(answer, Exception)
-    assert answer.data_rows == {3: [DataRow(0, 0, *tables[3][0])]}
+    assert answer.data_rows == {3: Rows(0, 0, pack_table(tables[3]))}
     assert len(answer.data) == 0
     for index, rows in ((5, (4,)), (5, (-1,))):
         with pytest.raises(InvalidArgument):
