@@ -283,7 +283,9 @@ async def measure(meter: Meter) -> None:
 
     async def page() -> None:
         nonlocal token, reply
-        reply = await one.call(methods.LIST, pb.ListRequest(bucket=BUCKET, limit=1000, token=token).SerializeToString())
+        reply = await one.call(
+            methods.LIST, pb.ListRequest(bucket=BUCKET, limit=1000, token=token, packed=True).SerializeToString()
+        )
         token = b""
 
     await meter.row("list, a page of 1,000", 1, page)

@@ -74,7 +74,7 @@ def apply_one(edit: Edit, operation: Operation, offers: Offers) -> OutcomeRow:
 
 
 def _decide(edit: Edit, operation: Operation, offers: Offers) -> OutcomeRow:
-    bucket = buckets.get(edit.rows, operation.bucket)
+    bucket = buckets.of(edit, operation.bucket)
     current = versions.current(edit.rows, bucket, operation.key)
     _check_condition(operation, current)
     work = operation.work
@@ -133,8 +133,8 @@ def _put(
 
 
 def _copy(edit: Edit, bucket: Bucket, operation: Operation, work: CopyWork, current: VersionRow | None) -> OutcomeRow:
-    source_bucket = buckets.get(edit.writer, work.source_bucket)
-    source = versions.require(edit.writer, source_bucket, work.source_key, work.source_version)
+    source_bucket = buckets.of(edit, work.source_bucket)
+    source = versions.require(edit.rows, source_bucket, work.source_key, work.source_version)
     same = source_bucket.number == bucket.number
     itself = same and work.source_key == operation.key
     if itself and current is not None and source.version == current.version and not work.replace_metadata:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -22,6 +22,9 @@ from reedbed.catalog.engine import Reader, Writer
 from reedbed.catalog.needs import Needs
 from reedbed.catalog.records import CountersRow, ExtentRow, LogRow, LogStateRow, SparseRow
 from reedbed.common.ids import Id
+
+if TYPE_CHECKING:
+    from reedbed.catalog.buckets import Bucket
 
 # The row that the writer has, and the one that it is to get
 Waiting = tuple[ExtentRow | None, ExtentRow]
@@ -42,6 +45,7 @@ class Edit:
         self.waiting: dict[Id, Waiting] = {}
         self._journal: list[tuple[Id, Waiting | None]] = []
         self._settle: Settle | None = None
+        self.buckets: dict[str, Bucket] = {}  # that were looked up (buckets.of)
 
     @property
     def writer(self) -> Writer:

@@ -49,6 +49,19 @@ _TRIM_ROWS: Final = 20_000  # of one transaction
 _log = logs.get("catalog.engine")
 
 
+class _Process:
+    """`number` is another one in a process that was forked off; to ask the system each time would cost too much."""
+
+    number = 0
+
+    @classmethod
+    def forked(cls) -> None:
+        cls.number += 1
+
+
+os.register_at_fork(after_in_child=_Process.forked)
+
+
 class LmdbEngine:
     """An Engine in a folder (see folder.py for the files)."""
 
@@ -82,7 +95,7 @@ class LmdbEngine:
         self._restoring = restoring
         self._room = map_room
         self._free = free
-        self._pid = os.getpid()
+        self._process = _Process.number
         self._writing = threading.Lock()
         self._writing_thread: int | None = None
         self._gate = Gate()
@@ -218,7 +231,7 @@ class LmdbEngine:
             if self._closed:
                 return
             self._closed = True
-            if self._pid != os.getpid():
+            if self._process != _Process.number:
                 return  # the environment is the other process's
             with self._gate.alone(_CLOSE_WAIT_S) as alone:
                 if not alone:
@@ -318,7 +331,7 @@ class LmdbEngine:
             rows.append(key, stored)
 
     def _check_open(self) -> None:
-        if self._pid != os.getpid():
+        if self._process != _Process.number:
             raise ForkedStore("the catalog's engine was opened before this process was forked", where=str(self.path))
         if self._closed:
             raise Unavailable("the catalog's engine is closed", where=str(self.path), retryable=False)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -124,8 +125,9 @@ class LmdbRows:
         self._path = path
 
     def get(self, key: bytes) -> bytes | None:
+        tree = key[1] if len(key) > 1 and key[0] == _ROOT else _tree(key)
         try:
-            stored: bytes | None = self._txn.get(key, db=self._trees[_tree(key)])
+            stored: bytes | None = self._txn.get(key, None, self._trees[tree])
         except lmdb.Error as error:
             raise engine_error(error, self._path) from error
         return stored
@@ -141,7 +143,7 @@ class LmdbRows:
         put, delete, trees = self._txn.put, self._txn.delete, self._trees
         try:
             for key, stored in rows:
-                tree = trees[_tree(key)]
+                tree = trees[key[1] if len(key) > 1 and key[0] == _ROOT else _tree(key)]
                 if stored is None:
                     delete(key, b"", tree)
                 else:
@@ -164,29 +166,34 @@ class LmdbRows:
 
     def scan(self, start: bytes, end: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
         if start >= end:
-            return
+            return iter(())
         first, last = _tree(start), _tree(end)
         if last > first and _STARTS[last] >= end:
             last -= 1
+        walk = self._down if reverse else self._up
+        if first == last:
+            return walk(first, start, end)
+        trees = range(last, first - 1, -1) if reverse else range(first, last + 1)
+        return chain.from_iterable(walk(tree, start, end) for tree in trees)
+
+    def _up(self, tree: int, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         try:
-            for tree in range(last, first - 1, -1) if reverse else range(first, last + 1):
-                cursor = self._txn.cursor(self._trees[tree])
-                yield from _down(cursor, start, end) if reverse else _up(cursor, start, end)
+            cursor = self._txn.cursor(self._trees[tree])
+            if cursor.set_range(start):
+                for row in cursor.iternext():
+                    if row[0] >= end:
+                        return
+                    yield row
         except lmdb.Error as error:
             raise engine_error(error, self._path) from error
 
-
-def _up(cursor: Any, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-    if cursor.set_range(start):
-        for key, stored in cursor.iternext():
-            if key >= end:
-                return
-            yield key, stored
-
-
-def _down(cursor: Any, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-    if cursor.prev() if cursor.set_range(end) else cursor.last():
-        for key, stored in cursor.iterprev():
-            if key < start:
-                return
-            yield key, stored
+    def _down(self, tree: int, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        try:
+            cursor = self._txn.cursor(self._trees[tree])
+            if cursor.prev() if cursor.set_range(end) else cursor.last():
+                for row in cursor.iterprev():
+                    if row[0] < start:
+                        return
+                    yield row
+        except lmdb.Error as error:
+            raise engine_error(error, self._path) from error

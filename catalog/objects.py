@@ -103,6 +103,7 @@ class ObjectService:
                 delimiter=message.delimiter,
                 start_after=message.start_after,
                 token=message.token,
+                packed=message.packed,
             )
 
         return _response(await self._read(page))

@@ -49,7 +49,7 @@ class Codec(Generic[T]):
                 )
             raise self._corrupt(key)
         try:
-            return self._decoder.decode(memoryview(data)[1:])
+            return self._decoder.decode(data[1:])
         except msgspec.DecodeError:
             raise self._corrupt(key) from None
 

@@ -98,7 +98,10 @@ class TransactionWriter(SnapshotReader):
             self._refuse()
         if key in self.changes:
             return self.changes[key]
-        return super().get(key)
+        if not 0 < len(key) <= KEY_BYTES_MAX:
+            self._refuse(key)
+        stored = self._rows.get(key)
+        return None if stored is None else unseal(key, stored)
 
     def scan(self, start: bytes, end: bytes | None = None, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         while True:

@@ -31,14 +31,19 @@ def current(reader: Reader, bucket: Bucket, key: bytes) -> VersionRow | None:
 
 def from_object_row(reader: Reader, bucket: Bucket, row_key: bytes, data: bytes) -> VersionRow:
     """The visible version that an object row holds or names."""
-    if not bucket.versioned:
-        return records.VERSION.decode(data, row_key)
+    if bucket.versioned:
+        row_key, data = stored_latest(reader, bucket, row_key, data)
+    return records.VERSION.decode(data, row_key)
+
+
+def stored_latest(reader: Reader, bucket: Bucket, row_key: bytes, data: bytes) -> tuple[bytes, bytes]:
+    """Key and record of the version that an object row of a versioned bucket names."""
     seq = records.LATEST.decode(data, row_key).seq
     version_key = keys.version(bucket.number, row_key[5:], seq)
     stored = reader.get(version_key)
     if stored is None:
         raise Corrupt("an object names a version that is missing", where=f"bucket {bucket.name}", hint="Restore it")
-    return records.VERSION.decode(stored, version_key)
+    return version_key, stored
 
 
 def by_id(reader: Reader, bucket: Bucket, key: bytes, version: Id) -> VersionRow | None:

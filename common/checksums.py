@@ -84,6 +84,10 @@ def crc32c(data: Buffer, value: int = 0) -> int:
     return _extend(data, value)
 
 
+# CRC32C of few bytes, for which every call on the way counts; it holds the GIL
+short_crc32c: Callable[[bytes], int] = google_crc32c.value
+
+
 def place_sum(extent: Id, shard: int, block: int) -> int:
     """The seed of a block's sum: the sum of its place."""
     return int(google_crc32c.value(_PLACE.pack(extent, shard, block)))
