@@ -1,14 +1,26 @@
-"""Lookups: what is known of objects, and where their bytes are. One read transaction each."""
+"""Lookups: what is known of objects, and where their bytes are. One read transaction each.
+
+An answer with slices carries a token, which a later question for the same object may bring along: if the answer is
+still the same (version, information, slices, and what their extents' rows say), nothing but that is told. A token is
+
+    bytes 0..15    id of the version
+    bytes 16..19   CRC32C, big-endian, of whether it is the visible one, its row, and the rows of its extents in order
+
+So rebuilding, moving and recoding give another token, and so do other objects of the same extents when they come and
+go, which costs a whole answer and nothing else. Two states of one version that have the same sum hold the same bytes in
+places that differ: who fails to read what a token stands for asks again without it. Lists of slices have no token.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Final
 
-from reedbed.catalog import buckets, extents, slices, versions
+from reedbed.catalog import buckets, extents, keys, records, slices, versions
 from reedbed.catalog.engine import Reader
 from reedbed.catalog.operations import optional_id
 from reedbed.catalog.records import SliceRow, VersionRow
+from reedbed.common.checksums import crc32c
 from reedbed.common.errors import Corrupt, InvalidArgument, ReedbedError, ResourceExhausted
 from reedbed.common.ids import Id, format_id
 from reedbed.common.limits import SLICES_CHUNK
@@ -58,6 +70,11 @@ def _find(reader: Reader, target: catalog_pb2.Target) -> tuple[buckets.Bucket, V
 
 def _fill(reader: Reader, target: catalog_pb2.Target, found: catalog_pb2.Found, with_slices: bool) -> None:
     bucket, row, latest = _find(reader, target)
+    token = _token(reader, row, latest) if with_slices and row.slice_list is None else b""
+    if token and token == target.known:
+        found.unchanged = True
+        return
+    found.token = token
     found.info.CopyFrom(versions.info(bucket, target.key, row, latest=latest))
     if not with_slices:
         found.info.actual_profiles.extend(slices.profiles(reader, row))
@@ -66,6 +83,13 @@ def _fill(reader: Reader, target: catalog_pb2.Target, found: catalog_pb2.Found, 
     found.slices.extend(_slice_messages(part))
     found.extents.extend(_extent_messages(reader, part))
     found.more = more
+
+
+def _token(reader: Reader, row: VersionRow, latest: bool) -> bytes:
+    parts = [b"\1" if latest else b"\0", records.VERSION.encode(row)]
+    for extent_id in dict.fromkeys(slice_.extent for slice_ in row.slices):
+        parts.append(reader.get(keys.extent(Id(extent_id))) or b"")
+    return row.version + crc32c(b"".join(parts)).to_bytes(4, "big")
 
 
 def _slice_messages(part: Iterable[SliceRow]) -> list[catalog_pb2.Slice]:

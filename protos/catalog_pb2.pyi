@@ -200,14 +200,16 @@ class LookupRequest(_message.Message):
     def __init__(self, targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., slices: _Optional[bool] = ...) -> None: ...
 
 class Target(_message.Message):
-    __slots__ = ("bucket", "key", "version")
+    __slots__ = ("bucket", "key", "version", "known")
     BUCKET_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
     bucket: str
     key: bytes
     version: bytes
-    def __init__(self, bucket: _Optional[str] = ..., key: _Optional[bytes] = ..., version: _Optional[bytes] = ...) -> None: ...
+    known: bytes
+    def __init__(self, bucket: _Optional[str] = ..., key: _Optional[bytes] = ..., version: _Optional[bytes] = ..., known: _Optional[bytes] = ...) -> None: ...
 
 class LookupReply(_message.Message):
     __slots__ = ("found",)
@@ -216,18 +218,22 @@ class LookupReply(_message.Message):
     def __init__(self, found: _Optional[_Iterable[_Union[Found, _Mapping]]] = ...) -> None: ...
 
 class Found(_message.Message):
-    __slots__ = ("error", "info", "slices", "extents", "more")
+    __slots__ = ("error", "info", "slices", "extents", "more", "unchanged", "token")
     ERROR_FIELD_NUMBER: _ClassVar[int]
     INFO_FIELD_NUMBER: _ClassVar[int]
     SLICES_FIELD_NUMBER: _ClassVar[int]
     EXTENTS_FIELD_NUMBER: _ClassVar[int]
     MORE_FIELD_NUMBER: _ClassVar[int]
+    UNCHANGED_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
     error: _lane_pb2.Error
     info: ObjectInfo
     slices: _containers.RepeatedCompositeFieldContainer[Slice]
     extents: _containers.RepeatedCompositeFieldContainer[Extent]
     more: bool
-    def __init__(self, error: _Optional[_Union[_lane_pb2.Error, _Mapping]] = ..., info: _Optional[_Union[ObjectInfo, _Mapping]] = ..., slices: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ..., extents: _Optional[_Iterable[_Union[Extent, _Mapping]]] = ..., more: _Optional[bool] = ...) -> None: ...
+    unchanged: bool
+    token: bytes
+    def __init__(self, error: _Optional[_Union[_lane_pb2.Error, _Mapping]] = ..., info: _Optional[_Union[ObjectInfo, _Mapping]] = ..., slices: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ..., extents: _Optional[_Iterable[_Union[Extent, _Mapping]]] = ..., more: _Optional[bool] = ..., unchanged: _Optional[bool] = ..., token: _Optional[bytes] = ...) -> None: ...
 
 class SlicesRequest(_message.Message):
     __slots__ = ("target", "first", "limit")
