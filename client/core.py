@@ -114,7 +114,7 @@ class Core:
     async def _write(
         self, profile: Profile, buffer: memoryview, lengths: Sequence[int], starts: Sequence[int], deadline: Deadline
     ) -> Extent:
-        return await write_flat(self.cluster, profile, buffer, lengths, starts, deadline)
+        return await write_flat(self.cluster, profile, buffer, lengths, starts, deadline, mutable=False)
 
 
 _HINT: Final = (

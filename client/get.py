@@ -10,7 +10,6 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import io
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
@@ -21,14 +20,15 @@ from reedbed.client.catalog import Catalog
 from reedbed.client.cluster import ClusterClient
 from reedbed.client.contents import Handle, Part
 from reedbed.client.flight import first_error
+from reedbed.client.memory import bytes_to_fill
 from reedbed.client.targets import Content, Target
-from reedbed.common.checksums import crc32c
+from reedbed.common.checksums import crc32c, joined_sum
 from reedbed.common.clock import Clock, Deadline
 from reedbed.common.errors import Corrupt, DataLoss, PreconditionFailed, Unavailable, UnknownShard
 from reedbed.common.limits import MIB
 from reedbed.common.metrics import Metrics
 from reedbed.extents.offload import off_loop
-from reedbed.extents.read import read_extent
+from reedbed.extents.read import RunSums, read_extent
 from reedbed.extents.rounds import READ_MAX
 from reedbed.extents.small import SmallReads
 from reedbed.protos.types import ObjectInfo
@@ -99,8 +99,7 @@ class Getter:
 
     async def get_range(self, handle: Handle, start: int, end: int, deadline: Deadline) -> bytes:
         """The bytes of a range within the version."""
-        # a BytesIO hands out what was written into its buffer without a copy
-        holder = io.BytesIO(bytes(end - start))
+        holder = bytes_to_fill(end - start)
         with holder.getbuffer() as view:
             await self.read_into(handle, start, view, deadline)
         return holder.getvalue()
@@ -121,8 +120,9 @@ class Getter:
         """Fills the view from `start` of the version. The deadline holds for one unit; further ones get their own."""
         end = start + len(view)
         units = list(_units(start, end))
+        sums: RunSums | None = {} if start == 0 and end == handle.info.size else None
         if len(units) == 1:
-            await self._read(handle, start, end, view, deadline)
+            await self._read(handle, start, end, view, deadline, sums)
         elif units:
             slots = asyncio.Semaphore(self._in_flight())
             try:
@@ -130,12 +130,12 @@ class Getter:
                     for first, last in units:
                         await slots.acquire()
                         group.create_task(
-                            self._read_unit(handle, first, last, view[first - start : last - start], slots)
+                            self._read_unit(handle, first, last, view[first - start : last - start], slots, sums)
                         )
             except BaseExceptionGroup as errors:
                 raise first_error(errors) from None
-        if start == 0 and end == handle.info.size:
-            _check_whole(handle, await off_loop(end, lambda: crc32c(view)))
+        if sums is not None:
+            _check_whole(handle, await _joined(sums, 0, view))
         self._metrics.add("gets.bytes", end - start)
 
     async def stream(
@@ -147,7 +147,7 @@ class Getter:
         """
         units = _units(start, end)
         room = min(UNIT, end - start)  # of a buffer that serves for any piece
-        ahead: deque[tuple[asyncio.Task[memoryview], int]] = deque()
+        ahead: deque[tuple[asyncio.Task[tuple[memoryview, RunSums]], int]] = deque()
         value = 0
         whole = start == 0 and end == handle.info.size
         at = start
@@ -161,14 +161,13 @@ class Getter:
                     self.hold(unit[1] - unit[0])
                 if not ahead:
                     break
-                piece = await ahead[0][0]
+                piece, sums = await ahead[0][0]
                 self.hold(-ahead.popleft()[1])
-                at += len(piece)
                 if whole:
-                    before = value
-                    value = await off_loop(len(piece), lambda piece=piece, before=before: crc32c(piece, before))  # type: ignore[misc]
-                    if at == end:
-                        _check_whole(handle, value)
+                    value = joined_sum(value, await _joined(sums, at, piece), len(piece))
+                at += len(piece)
+                if whole and at == end:
+                    _check_whole(handle, value)
                 self._metrics.add("gets.bytes", len(piece))
                 yield piece
         finally:
@@ -218,26 +217,38 @@ class Getter:
         self.buffered += size
         self.buffered_most = max(self.buffered_most, self.buffered)
 
-    async def _fetch(self, handle: Handle, start: int, end: int, room: int, free: list[bytearray] | None) -> memoryview:
+    async def _fetch(
+        self, handle: Handle, start: int, end: int, room: int, free: list[bytearray] | None
+    ) -> tuple[memoryview, RunSums]:
         buffer = free.pop() if free else bytearray(end - start if free is None else room)
         view = memoryview(buffer)[: end - start]
-        await self._read(handle, start, end, view, self.deadline())
-        return view
+        sums: RunSums = {}
+        await self._read(handle, start, end, view, self.deadline(), sums)
+        return view, sums
 
     async def _read_unit(
-        self, handle: Handle, start: int, end: int, view: memoryview, slots: asyncio.Semaphore
+        self,
+        handle: Handle,
+        start: int,
+        end: int,
+        view: memoryview,
+        slots: asyncio.Semaphore,
+        sums: RunSums | None,
     ) -> None:
-        await self._read(handle, start, end, view, self.deadline())
+        await self._read(handle, start, end, view, self.deadline(), sums)
         slots.release()
 
-    async def _read(self, handle: Handle, start: int, end: int, view: memoryview, deadline: Deadline) -> None:
-        """One unit. Where its bytes are not where they were said to be, the version is looked up again."""
+    async def _read(
+        self, handle: Handle, start: int, end: int, view: memoryview, deadline: Deadline, sums: RunSums | None
+    ) -> None:
+        """One unit. Where its bytes are not where they were said to be, the version is looked up again. `sums` gets
+        those that come of it, by their place in the version."""
         await self._cluster.ready(deadline)
         for attempt in range(_TRIES):
             seen = handle.generation
             parts = await handle.parts(start, end, deadline)
             try:
-                return await self._read_parts(parts, view, deadline)
+                return await self._read_parts(parts, view, deadline, start, sums)
             except _MOVED as error:
                 if attempt + 1 == _TRIES or not error.retryable or deadline.left() == 0.0:
                     raise
@@ -251,20 +262,26 @@ class Getter:
                         raise
                     await asyncio.sleep(pause)
 
-    async def _read_parts(self, parts: list[Part], view: memoryview, deadline: Deadline) -> None:
+    async def _read_parts(
+        self, parts: list[Part], view: memoryview, deadline: Deadline, start: int, sums: RunSums | None
+    ) -> None:
+        found: list[tuple[Part, RunSums | None]] = [(part, None if sums is None else {}) for part in parts]
         if len(parts) == 1:
-            part = parts[0]
-            await read_extent(self._cluster, part.extent, part.offset, part.length, view, deadline)
-            return
-        try:
-            async with asyncio.TaskGroup() as group:
-                for part in parts:
-                    place = view[part.at : part.at + part.length]
-                    group.create_task(
-                        read_extent(self._cluster, part.extent, part.offset, part.length, place, deadline)
-                    )
-        except BaseExceptionGroup as errors:
-            raise first_error(errors) from None
+            part, own = found[0]
+            await read_extent(self._cluster, part.extent, part.offset, part.length, view, deadline, sums=own)
+        else:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for part, own in found:
+                        place = view[part.at : part.at + part.length]
+                        group.create_task(
+                            read_extent(self._cluster, part.extent, part.offset, part.length, place, deadline, sums=own)
+                        )
+            except BaseExceptionGroup as errors:
+                raise first_error(errors) from None
+        for part, own in found:
+            if sums is not None and own:
+                sums.update({start + part.at + at: run for at, run in own.items()})
 
 
 def _units(start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -272,6 +289,21 @@ def _units(start: int, end: int) -> Iterator[tuple[int, int]]:
         border = min(end, (start // UNIT + 1) * UNIT)
         yield start, border
         start = border
+
+
+async def _joined(sums: RunSums, start: int, view: memoryview) -> int:
+    """The CRC32C of bytes that begin at `start` of a version: of what has no sum yet it is computed."""
+    at = value = 0
+    size = len(view)
+    while at < size:
+        length, own = sums.get(start + at, (0, 0))
+        if not length:
+            length = min((begin - start for begin in sums if begin > start + at), default=size) - at
+            piece = view[at : at + length]
+            own = await off_loop(length, lambda piece=piece: crc32c(piece))  # type: ignore[misc]
+        value = joined_sum(value, own, length)
+        at += length
+    return value
 
 
 def _check_whole(handle: Handle, value: int) -> None:

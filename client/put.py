@@ -23,7 +23,7 @@ from reedbed.client.packer import PACK_MAX, Packer, Small, changed_during_put, c
 from reedbed.client.registrar import REGISTER_AFTER_S, Registrar
 from reedbed.client.sources import Source
 from reedbed.client.spec import PutSpec, put_operation
-from reedbed.common.checksums import crc32c
+from reedbed.common.checksums import crc32c, joined_sum
 from reedbed.common.clock import Clock, Deadline
 from reedbed.common.errors import BelowHorizon, NotFound, ReedbedError, StaleGeneration, Unavailable
 from reedbed.common.ids import Id
@@ -32,7 +32,7 @@ from reedbed.common.metrics import Metrics
 from reedbed.ec.cut import extent_bytes, layout_for
 from reedbed.ec.profiles import Profile
 from reedbed.extents.offload import off_loop
-from reedbed.extents.write import write_flat
+from reedbed.extents.write import write_summed
 from reedbed.protos.convert import info_from_message
 from reedbed.protos.types import Extent, ObjectInfo, Slice
 
@@ -250,7 +250,7 @@ class _LongPut:
         )
         self._size = 0
         self._count = 0
-        self._value = 0
+        self._sums: dict[int, tuple[int, int]] = {}  # of each part its length and CRC32C
 
     async def run(self, feed: Callable[[], Awaitable[None]], deadline: Deadline | None = None) -> ObjectInfo:
         """Feeds all parts, then commits. Everything keeps `deadline`; without one each extent and call has its own."""
@@ -267,9 +267,13 @@ class _LongPut:
                     keeper.cancel()
             except BaseExceptionGroup as errors:
                 raise first_error(errors) from None
-            check_sum(self._value, self._spec.expected, self._spec.target.where)
+            value = 0
+            for index in range(self._count):
+                length, own = self._sums[index]
+                value = joined_sum(value, own, length)
+            check_sum(value, self._spec.expected, self._spec.target.where)
             return await self._putter.commit(
-                self._spec, slices, extents, self._size, self._value, self._registrar.upload, self._deadlines()
+                self._spec, slices, extents, self._size, value, self._registrar.upload, self._deadlines()
             )
         except BaseException as error:
             if not (isinstance(error, ReedbedError) and error.maybe_applied):
@@ -285,23 +289,20 @@ class _LongPut:
     async def write(self, part: memoryview, mutable: bool, done: Callable[[], None]) -> None:
         """Begins to write the object's next part, once less than `in_flight` are under way."""
         await self._slots.acquire()
-        before = self._value
-        value = await off_loop(len(part), lambda: crc32c(part, before))
         index = self._count
-        self._value = value
         self._count += 1
         self._size += len(part)
-        verify = (lambda: crc32c(part, before) == value) if mutable else None
-        self._group.create_task(self._write(index, part, verify, done))
+        self._group.create_task(self._write(index, part, mutable, done))
 
-    async def _write(
-        self, index: int, part: memoryview, verify: Callable[[], bool] | None, done: Callable[[], None]
-    ) -> None:
+    async def _write(self, index: int, part: memoryview, mutable: bool, done: Callable[[], None]) -> None:
         since = self._putter._clock.monotonic()
         lengths = layout_for(len(part), self._profile).lengths
-        extent = await write_flat(self._putter._cluster, self._profile, part, lengths, (0,), self._deadlines())
-        if verify is not None and not await off_loop(len(part), verify):
+        extent, value = await write_summed(
+            self._putter._cluster, self._profile, part, lengths, self._deadlines(), mutable=mutable
+        )
+        if mutable and await off_loop(len(part), lambda: crc32c(part)) != value:
             raise changed_during_put(self._spec.target.where)
+        self._sums[index] = (len(part), value)
         self._registrar.add(index, Slice(extent.id, 0, len(part)), extent, since)
         await self._registrar.step()  # many parts may come before it is the keeper's turn
         self._putter._metrics.add("puts.extents")

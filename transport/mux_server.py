@@ -268,7 +268,7 @@ class ServerMux(End):
             self._replying -= call.cost
             call.state = "ended"
             if call.done is not None:
-                call.done()
+                self.outbox.left.append(call.done)
 
     def _forget(self, call: ServerCall) -> None:
         del self._calls[call.id]

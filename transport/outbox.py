@@ -71,7 +71,7 @@ class Outgoing:
         deadline: Deadline | None = None,
         done: Callable[[], None] | None = None,
     ) -> None:
-        """`done` is called when the last of it has left (see Outbox.sent)."""
+        """`done` is called when the last of it has been taken for a message."""
         self.head = head
         self.left = length
         self.deadline = deadline
@@ -209,7 +209,7 @@ class Outbox:
             if outgoing.left:
                 self._bulk.append(outgoing)
             elif outgoing.done is not None:
-                self.left.append(outgoing.done)
+                outgoing.done()
         return batch
 
     def sent(self) -> None:
@@ -236,7 +236,7 @@ class Outbox:
         if outgoing.left:
             head.payload = outgoing.take(outgoing.left)
         if outgoing.done is not None:
-            self.left.append(outgoing.done)
+            outgoing.done()
 
     def _admit(self) -> None:
         """Admits waiting payloads, in order within each line."""

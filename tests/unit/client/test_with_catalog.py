@@ -337,21 +337,30 @@ async def test_a_registration_under_way_at_the_end_is_not_named_twice(
         assert await store.get("data", "k") == b"x" * 64 * 6
 
 
-async def test_a_large_buffer_that_changes_before_it_is_coded_is_refused(
-    real: AsyncStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_large_buffer_that_changes_during_the_put(
+    real: AsyncStore, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """Between the sum of the version and those of its blocks: else the version could never be read whole."""
+    """Before it is coded: the version is of the bytes that were coded, and can be read whole. After: it is refused."""
     data = bytearray(700 * KIB)
-    write = put_module.write_flat
+    write = put_module.write_summed
 
-    async def late(*arguments: Any) -> Any:
-        data[5] ^= 1
-        return await write(*arguments)
+    async def late(*arguments: Any, **settings: Any) -> Any:
+        if when == "before":
+            data[5] ^= 1
+        written = await write(*arguments, **settings)
+        if when == "after":
+            data[5] ^= 1
+        return written
 
-    monkeypatch.setattr(put_module, "write_flat", late)
-    with pytest.raises(InvalidArgument, match="changed"):
+    monkeypatch.setattr(put_module, "write_summed", late)
+    if when == "before":
         await real.put("data", "k", data)
-    assert not await real.exists("data", "k")
+        assert await real.get("data", "k") == data
+    else:
+        with pytest.raises(InvalidArgument, match="changed"):
+            await real.put("data", "k", data)
+        assert not await real.exists("data", "k")
 
 
 async def test_a_cancelled_long_put_aborts_its_upload(
