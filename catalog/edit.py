@@ -55,10 +55,9 @@ class Edit:
         return self.rows
 
     def wait(self, extent_id: Id, stored: ExtentRow | None, row: ExtentRow, settle: Settle) -> None:
-        """Have `settle` write this row of an extent in place of `stored`, later and once."""
-        before = self.waiting.get(extent_id)
-        self._journal.append((extent_id, before))
-        self.waiting[extent_id] = (stored if before is None else before[0], row)
+        """Have `settle` write this row of an extent in place of `stored`, which the writer has, later and once."""
+        self._journal.append((extent_id, self.waiting.get(extent_id)))
+        self.waiting[extent_id] = (stored, row)
         self._settle = settle
 
     def settle(self) -> None:

@@ -100,7 +100,7 @@ class TransactionWriter(SnapshotReader):
             return self.changes[key]
         if not 0 < len(key) <= KEY_BYTES_MAX:
             self._refuse(key)
-        stored = self._rows.get(key)
+        stored = self._unchanged(key)
         return None if stored is None else unseal(key, stored)
 
     def scan(self, start: bytes, end: bytes | None = None, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
@@ -131,7 +131,7 @@ class TransactionWriter(SnapshotReader):
     def delete(self, key: bytes) -> bool:
         if self._shut or not 0 < len(key) <= KEY_BYTES_MAX:
             self._refuse(key)
-        there = self.changes[key] if key in self.changes else self._rows.get(key)
+        there = self.changes[key] if key in self.changes else self._unchanged(key)
         if there is None:
             return False
         self._change(key, None)
@@ -170,6 +170,10 @@ class TransactionWriter(SnapshotReader):
         if self._broken is not None:
             raise self._broken
         super()._refuse(key)
+
+    def _unchanged(self, key: bytes) -> bytes | None:
+        """The row of a key that is not among the changes."""
+        return self._before[key] if key in self._before else self._rows.get(key)
 
     def _change(self, key: bytes, value: bytes | None) -> None:
         changes = self.changes
