@@ -7,6 +7,7 @@ Invariants
   the first two hides what the later ones hold. `frozen` is dropped only after the index has it.
 - `known` holds rows as the index has them, some of them: after a checkpoint those that it wrote, and what was looked up
   since. A row that was looked up while a checkpoint ended is not taken in: it may be the one before.
+- The index holds no shard above `last`: nobody looks for newer ones there.
 - A removal counts for the record at its target only, never for another record of the same shard. One that no catalog
   ordered forbids nothing: the shard was damaged and is put anew.
 - A segment's `notes` counts the notes in it whose target lies in another segment that still exists: while it is not 0
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import heapq
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -59,7 +61,8 @@ class Book:
         self.changing = threading.RLock()  # held over changes that belong together
         self._fresh = _Layer()
         self._frozen = _Layer()
-        self._known: dict[bytes, Entry] = {}
+        self._known: OrderedDict[bytes, Entry] = OrderedDict()
+        self._last = index.last()
         self._turn = 0  # checkpoints that have ended
         self._segments = index.segments()
         self._touched: set[int] = set()
@@ -101,7 +104,7 @@ class Book:
         """Rows, and which of them are not in memory."""
         found: list[Entry | None] = []
         missing = []
-        fresh, frozen, known = self._fresh.shards, self._frozen.shards, self._known
+        fresh, frozen, known, last = self._fresh.shards, self._frozen.shards, self._known, self._last
         for at, key in enumerate(keys):
             if key in fresh:
                 found.append(fresh[key])
@@ -110,7 +113,7 @@ class Book:
             else:
                 row = known.get(key)
                 found.append(row)
-                if row is None:
+                if row is None and key <= last:
                     missing.append(at)
         return found, missing
 
@@ -120,7 +123,7 @@ class Book:
     def _learn(self, key: bytes, row: Entry) -> None:
         self._known[key] = row
         if len(self._known) > KNOWN:
-            del self._known[next(iter(self._known))]
+            self._known.popitem(last=False)
 
     def note_about(self, target: Position) -> Note | None:
         with self._lock:
@@ -321,6 +324,7 @@ class Book:
         """The index has what was frozen."""
         with self._lock:
             self._turn += 1
+            self._last = max(self._last, max(self._frozen.shards, default=b""))
             for key, row in self._frozen.shards.items():
                 self._known.pop(key, None)
                 if row is not None:
