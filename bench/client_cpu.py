@@ -51,7 +51,7 @@ class Twins:
             for n in range(1, 101)
         }
         self.map = ClusterMap(b"c" * 16, 7, devices, pgs, "rs-4-2")
-        self.found: dict[bytes, bytes] = {}  # Found messages by key
+        self.found: dict[bytes, tuple[bytes, bytes]] = {}  # token and Found message by key
         self.shards: dict[tuple[bytes, int], tuple[bytes | memoryview, bytes, tuple[bytes, ...]]] = {}
         self.rows: dict[bytes, bytes] = {}
         self.dead: frozenset[int] = frozenset()
@@ -111,15 +111,17 @@ class Twins:
             put, info = op.put, outcome.info
             info.bucket, info.key, info.version, info.size = op.bucket, op.key, op.id, put.size
             info.checksum, info.profile, info.latest, info.modified_us = put.checksum, "rs-4-2", True, 1
-            found = pb.Found(info=info, slices=put.slices)
+            found = pb.Found(info=info, slices=put.slices, token=op.id)
             found.extents.extend(extents[id_] for id_ in dict.fromkeys(slice_.extent for slice_ in put.slices))
-            self.found[op.key] = found.SerializeToString()
+            self.found[op.key] = (op.id, found.SerializeToString())
         return reply
 
     def lookup(self, request: pb.LookupRequest) -> bytes:
         out = bytearray()
         for target in request.targets:
-            found = self.found[target.key]
+            token, found = self.found[target.key]
+            if target.known == token:
+                found = b"\x30\x01"  # unchanged
             out += b"\x0a" + _varint(len(found)) + found  # LookupReply.found
         return bytes(out)
 

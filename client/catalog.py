@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from reedbed.client.background import Background
+from reedbed.client.known import Known
 from reedbed.client.link import CatalogLink
 from reedbed.client.lookups import LookupRounds
 from reedbed.client.targets import Content, Target
@@ -57,6 +58,7 @@ class Catalog:
         self._clock = clock
         self._buckets: dict[str, tuple[float, BucketInfo, Profile]] = {}
         self._extents: dict[bytes, Extent] = {}  # by their messages: many objects name the same
+        self._known = Known()
         self._contents = LookupRounds(self.lookup, True, background, wheel)
         self._infos = LookupRounds(self.lookup, False, background, wheel)
 
@@ -116,11 +118,14 @@ class Catalog:
 
     async def lookup(self, targets: Sequence[Target], slices: bool, deadline: Deadline) -> list[Content | ReedbedError]:
         """For each target its content (without slices unless asked for) or the error that it alone has."""
-        request = catalog_pb2.LookupRequest(targets=[target.message() for target in targets], slices=slices)
+        known = [self._known.get(target) if slices else None for target in targets]
+        request = catalog_pb2.LookupRequest(slices=slices)
+        for target, before in zip(targets, known, strict=True):
+            request.targets.append(target.message(before.token if before else b""))
         reply = await self._link.call(methods.LOOKUP, request, catalog_pb2.LookupReply, deadline)
         if len(reply.found) != len(targets):
             raise Corrupt(f"{len(reply.found)} answers to {len(targets)} lookups", where=self._link.endpoint)
-        contents = [self._content(found) for found in reply.found]
+        contents = [self._content(*asked) for asked in zip(targets, known, reply.found, strict=True)]
         late = [index for index, content in enumerate(contents) if isinstance(content, ResourceExhausted)]
         if late and late[0] > 0:  # the answer had room for those before
             rest = await self.lookup([targets[index] for index in late], slices, deadline)
@@ -135,6 +140,19 @@ class Catalog:
         except NotFound:
             self.forget_bucket(target.bucket)
             raise
+
+    def known(self, target: Target) -> Content | None:
+        """What a lookup of it said last, if that is remembered: only a hint, see known.py."""
+        return self._known.get(target)
+
+    def doubt(self, target: Target) -> None:
+        """What is known of it did not serve: the next lookup is not to confirm it."""
+        self._known.forget(target)
+
+    @property
+    def quiet(self) -> bool:
+        """No lookup waits or is under way."""
+        return self._contents.idle
 
     async def more_slices(self, target: Target, first: int, deadline: Deadline) -> Content:
         """Slices of a version from index `first` on; the target names the version. `info` is not filled."""
@@ -228,8 +246,11 @@ class Catalog:
         """One step of a backup of the catalog."""
         return await self._link.call(methods.BACKUP, request, catalog_pb2.BackupReply, deadline)
 
-    def _content(self, found: catalog_pb2.Found) -> Content | ReedbedError:
+    def _content(self, target: Target, known: Content | None, found: catalog_pb2.Found) -> Content | ReedbedError:
+        if found.unchanged:
+            return known or Corrupt("nothing that was known is unchanged", where=self._link.endpoint)
         if found.HasField("error"):
+            self._known.forget(target)
             return error_from_message(found.error)
         slices = tuple([slice_from_message(message) for message in found.slices])
         extents: dict[bytes, Extent] = {}
@@ -241,7 +262,10 @@ class Catalog:
                     self._extents.clear()
                 extent = self._extents[raw] = extent_from_message(message)
             extents[extent.id] = extent
-        return Content(found.info, slices, extents, found.more)
+        content = Content(found.info, slices, extents, found.more, found.token)
+        if content.token:
+            self._known.keep(target, content)
+        return content
 
     def _object(self, raw: bytes) -> dict[str, Any]:
         try:

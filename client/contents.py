@@ -64,6 +64,7 @@ class Handle:
         """Looks the slices up again, unless that was done since generation `seen`. NotFound if the version is gone."""
         async with self._lock:
             if self.generation == seen:
+                self._catalog.doubt(self.target)
                 self._take(await self._catalog.find(self.target, True, deadline))
                 self.generation += 1
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
 from reedbed.client.arguments import clip
 from reedbed.client.catalog import Catalog
@@ -75,11 +75,33 @@ class Getter:
     async def get(self, target: Target, start: int, end: int | None) -> bytes:
         """The bytes of a range, `end` clipped to the size. InvalidArgument for a start past the end."""
         deadline = self.deadline()
-        content = await self._catalog.find(target, True, deadline)
-        size = content.size
-        if start > size:
-            clip(start, end, size, target.where)
+        ahead = self._begin(target, start, end, deadline)
+        try:
+            content = await self._catalog.find(target, True, deadline)
+            size = content.size
+            if start > size:
+                clip(start, end, size, target.where)
+            if ahead is not None and content is ahead.content:
+                data = await ahead.bytes()
+                if data is not None:
+                    self._metrics.add("gets.bytes", len(data))
+                    return data
+        finally:
+            if ahead is not None:
+                await ahead.close()
         return await self.read(target, content, start, size if end is None or end > size else end, deadline)
+
+    def _begin(self, target: Target, start: int, end: int | None, deadline: Deadline) -> _Ahead | None:
+        """Begins a small read before the catalog has confirmed what is known of where its bytes are, where that costs
+        nobody else anything: while others wait for the catalog too, their reads had better share calls."""
+        known = self._catalog.known(target) if self._catalog.quiet else None
+        if known is None:
+            return None
+        last = known.size if end is None or end > known.size else end
+        if not 0 < last - start <= READ_MAX or len(known.slices) != 1:
+            return None
+        self._metrics.add("gets.ahead")
+        return _Ahead(known, self._read_small(target, known, start, last, deadline))
 
     async def read(self, target: Target, content: Content, start: int, end: int, deadline: Deadline) -> bytes:
         """The bytes of a range within a version that was looked up."""
@@ -88,11 +110,13 @@ class Getter:
             try:
                 data = await self._read_small(target, content, start, end, deadline)
                 if data is not None:
+                    self._metrics.add("gets.bytes", len(data))
                     return data
             except _MOVED as error:
                 if not error.retryable or deadline.left() == 0.0:
                     raise
                 self._metrics.add("gets.looked_up_again")
+                self._catalog.doubt(target)
                 handle = self.handle(target, content)
                 await handle.renew(0, deadline)
         return await self.get_range(handle or self.handle(target, content), start, end, deadline)
@@ -206,7 +230,6 @@ class Getter:
         data = await self._smalls.read(extent, slice_.offset + start, end - start, deadline)
         if end - start == content.size and (value := crc32c(data)) != content.checksum:
             raise _altered(target, content, value)
-        self._metrics.add("gets.bytes", end - start)
         return data
 
     def _in_flight(self) -> int:
@@ -282,6 +305,31 @@ class Getter:
         for part, own in found:
             if sums is not None and own:
                 sums.update({start + part.at + at: run for at, run in own.items()})
+
+
+class _Ahead:
+    """A read that was begun by what is known of a version; its bytes count only once the catalog has confirmed that."""
+
+    __slots__ = ("_task", "content")
+
+    def __init__(self, content: Content, read: Coroutine[Any, Any, bytes | None]) -> None:
+        self.content = content
+        self._task = asyncio.get_running_loop().create_task(read)
+
+    async def bytes(self) -> bytes | None:
+        """What was read; None where the read is to be done anew, as any other."""
+        try:
+            return await self._task
+        except _MOVED:
+            return None
+
+    async def close(self) -> None:
+        """Nothing of it runs on."""
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+        if not self._task.cancelled():
+            self._task.exception()  # seen: where it counts it was raised
 
 
 def _units(start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -68,6 +68,11 @@ class LookupRounds:
         self._calls = 0
         self._flushing = False
 
+    @property
+    def idle(self) -> bool:
+        """Nothing waits and no call is under way."""
+        return not self._calls and not self._queue
+
     async def find(self, target: Target, deadline: Deadline) -> Content:
         """The content of one target. Raises what the lookup does for it, and DeadlineExceeded."""
         if self._background.closed:

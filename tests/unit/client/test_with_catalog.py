@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reedbed.catalog import audit, sweep
 from reedbed.catalog.committer import Committer
@@ -361,6 +364,48 @@ async def test_a_large_buffer_that_changes_during_the_put(
         with pytest.raises(InvalidArgument, match="changed"):
             await real.put("data", "k", data)
         assert not await real.exists("data", "k")
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 1 << 32), st.booleans())
+def test_clients_read_what_any_of_them_has_committed_last(
+    new_cluster: Callable[..., Any], core_of: Callable[..., Core], seed: int, versioned: bool
+) -> None:
+    """Whatever each remembers of where things were."""
+    rng = random.Random(seed)
+
+    async def run() -> None:
+        world = World(new_cluster())
+        async with AsyncExitStack() as stack:
+            stores = [await stack.enter_async_context(AsyncStore(core_of(world))) for _ in range(3)]
+            await stores[0].create_bucket("data", profile="rs-2-1", versioned=versioned)
+            model: dict[str, bytes | None] = dict.fromkeys("abc")
+            kept: list[tuple[str, str, bytes]] = []
+            for _ in range(60):
+                store, key = rng.choice(stores), rng.choice("abc")
+                what = rng.random()
+                if what < 0.2:
+                    model[key] = data = rng.randbytes(rng.choice([0, 1, 1000]))
+                    info = await store.put("data", key, data)
+                    kept.append((key, info.version, data))
+                elif what < 0.3:
+                    await store.delete("data", key)
+                    model[key] = None
+                elif what < 0.4 and versioned and kept:
+                    key, version, data = rng.choice(kept)
+                    assert await store.get("data", key, version=version) == data
+                else:
+                    found = {name: blob async for name, blob in store.get_many("data", list("abc"), missing="none")}
+                    assert found == model
+                    if model[key] is not None:
+                        assert await store.get("data", key) == model[key]
+                        continue
+                    with pytest.raises(NotFound):
+                        await store.get("data", key)
+            assert world.problems() == []
+        await world.committer.close()
+
+    asyncio.run(run())
 
 
 async def test_a_cancelled_long_put_aborts_its_upload(
