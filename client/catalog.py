@@ -8,54 +8,34 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from reedbed.client.background import Background
+from reedbed.client.known import Known
 from reedbed.client.link import CatalogLink
+from reedbed.client.lookups import LookupRounds
+from reedbed.client.targets import Content, Target
 from reedbed.common.clock import Clock, Deadline
 from reedbed.common.errors import Corrupt, NotFound, ReedbedError, ResourceExhausted
 from reedbed.common.ids import Id, format_id, parse_id
 from reedbed.common.limits import PAGE_MAX, SLICES_CHUNK
 from reedbed.ec.profiles import Profile, parse_profile
+from reedbed.extents.wheel import Wheel
 from reedbed.protos import catalog_pb2, listed, methods
 from reedbed.protos.convert import (
     bucket_from_message,
     error_from_message,
+    extent_from_message,
     extent_to_message,
     extents_by_id,
     info_from_message,
     slice_from_message,
     slice_to_message,
 )
-from reedbed.protos.names import shown
 from reedbed.protos.types import BucketInfo, CommonPrefix, Extent, ObjectInfo, Slice, from_us
 
+_EXTENTS_KEPT: Final = 4096
 _PROFILE_GOOD_S: Final = 30.0  # a bucket may be deleted and made anew with another profile: then bytes are recoded
 
 Deadlines = Callable[[], Deadline]  # a fresh deadline for each page of a listing
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A version of an object, the latest without `version`."""
-
-    bucket: str
-    key: bytes
-    version: Id | None = None
-
-    @property
-    def where(self) -> str:
-        return f"{self.bucket}/{shown(self.key)}" + (f" version {format_id(self.version)}" if self.version else "")
-
-    def message(self) -> catalog_pb2.Target:
-        return catalog_pb2.Target(bucket=self.bucket, key=self.key, version=self.version or b"")
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """A version with where its bytes are: slices in order, from index `first` on, and the extents that they name."""
-
-    info: ObjectInfo
-    slices: tuple[Slice, ...]
-    extents: dict[bytes, Extent]
-    more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +53,14 @@ class UploadInfo:
 class Catalog:
     """Typed calls to the catalog, each within a deadline. All raise what the catalog raises, and what the link does."""
 
-    def __init__(self, link: CatalogLink, clock: Clock) -> None:
+    def __init__(self, link: CatalogLink, clock: Clock, background: Background, wheel: Wheel) -> None:
         self._link = link
         self._clock = clock
-        self._buckets: dict[str, tuple[float, BucketInfo]] = {}
+        self._buckets: dict[str, tuple[float, BucketInfo, Profile]] = {}
+        self._extents: dict[bytes, Extent] = {}  # by their messages: many objects name the same
+        self._known = Known()
+        self._contents = LookupRounds(self.lookup, True, background, wheel)
+        self._infos = LookupRounds(self.lookup, False, background, wheel)
 
     # --- buckets ---
 
@@ -98,15 +82,23 @@ class Catalog:
     async def stat_bucket(self, name: str, deadline: Deadline) -> BucketInfo:
         request = catalog_pb2.BucketRequest(name=name)
         info = bucket_from_message(await self._link.call(methods.STAT_BUCKET, request, catalog_pb2.Bucket, deadline))
-        self._buckets[name] = (self._clock.monotonic(), info)
+        self._buckets[name] = (self._clock.monotonic(), info, parse_profile(info.profile))
         return info
 
     async def bucket_profile(self, name: str, deadline: Deadline) -> Profile:
         """What the bucket's objects are to be coded with, remembered for a while."""
+        profile = self.known_profile(name)
+        if profile is None:
+            await self.stat_bucket(name, deadline)
+            profile = self._buckets[name][2]
+        return profile
+
+    def known_profile(self, name: str) -> Profile | None:
+        """`bucket_profile` if it is remembered."""
         known = self._buckets.get(name)
         if known is None or self._clock.monotonic() - known[0] > _PROFILE_GOOD_S:
-            return parse_profile((await self.stat_bucket(name, deadline)).profile)
-        return parse_profile(known[1].profile)
+            return None
+        return known[2]
 
     def forget_bucket(self, name: str) -> None:
         """After an error that says that it is not as remembered."""
@@ -126,11 +118,14 @@ class Catalog:
 
     async def lookup(self, targets: Sequence[Target], slices: bool, deadline: Deadline) -> list[Content | ReedbedError]:
         """For each target its content (without slices unless asked for) or the error that it alone has."""
-        request = catalog_pb2.LookupRequest(targets=[target.message() for target in targets], slices=slices)
+        known = [self._known.get(target) if slices else None for target in targets]
+        request = catalog_pb2.LookupRequest(slices=slices)
+        for target, before in zip(targets, known, strict=True):
+            request.targets.append(target.message(before.token if before else b""))
         reply = await self._link.call(methods.LOOKUP, request, catalog_pb2.LookupReply, deadline)
         if len(reply.found) != len(targets):
             raise Corrupt(f"{len(reply.found)} answers to {len(targets)} lookups", where=self._link.endpoint)
-        contents = [_content(found) for found in reply.found]
+        contents = [self._content(*asked) for asked in zip(targets, known, reply.found, strict=True)]
         late = [index for index, content in enumerate(contents) if isinstance(content, ResourceExhausted)]
         if late and late[0] > 0:  # the answer had room for those before
             rest = await self.lookup([targets[index] for index in late], slices, deadline)
@@ -139,20 +134,32 @@ class Catalog:
         return contents
 
     async def find(self, target: Target, slices: bool, deadline: Deadline) -> Content:
-        """The content of one target; NotFound where there is none."""
-        (found,) = await self.lookup([target], slices, deadline)
-        if isinstance(found, ReedbedError):
-            if isinstance(found, NotFound):
-                self.forget_bucket(target.bucket)
-            raise found
-        return found
+        """The content of one target; NotFound where there is none. Shares calls with others that are asked for now."""
+        try:
+            return await (self._contents if slices else self._infos).find(target, deadline)
+        except NotFound:
+            self.forget_bucket(target.bucket)
+            raise
+
+    def known(self, target: Target) -> Content | None:
+        """What a lookup of it said last, if that is remembered: only a hint, see known.py."""
+        return self._known.get(target)
+
+    def doubt(self, target: Target) -> None:
+        """What is known of it did not serve: the next lookup is not to confirm it."""
+        self._known.forget(target)
+
+    @property
+    def quiet(self) -> bool:
+        """No lookup waits or is under way."""
+        return self._contents.idle
 
     async def more_slices(self, target: Target, first: int, deadline: Deadline) -> Content:
         """Slices of a version from index `first` on; the target names the version. `info` is not filled."""
         request = catalog_pb2.SlicesRequest(target=target.message(), first=first, limit=4 * SLICES_CHUNK)
         reply = await self._link.call(methods.SLICES, request, catalog_pb2.SlicesReply, deadline)
         slices = tuple(slice_from_message(message) for message in reply.slices)
-        return Content(_NOBODY, slices, dict(extents_by_id(reply.extents)), reply.more)
+        return Content(catalog_pb2.ObjectInfo(), slices, dict(extents_by_id(reply.extents)), reply.more)
 
     async def list_objects(
         self, bucket: str, prefix: bytes, delimiter: bytes, start_after: bytes, deadlines: Deadlines
@@ -239,6 +246,27 @@ class Catalog:
         """One step of a backup of the catalog."""
         return await self._link.call(methods.BACKUP, request, catalog_pb2.BackupReply, deadline)
 
+    def _content(self, target: Target, known: Content | None, found: catalog_pb2.Found) -> Content | ReedbedError:
+        if found.unchanged:
+            return known or Corrupt("nothing that was known is unchanged", where=self._link.endpoint)
+        if found.HasField("error"):
+            self._known.forget(target)
+            return error_from_message(found.error)
+        slices = tuple([slice_from_message(message) for message in found.slices])
+        extents: dict[bytes, Extent] = {}
+        for message in found.extents:
+            raw = message.SerializeToString()
+            extent = self._extents.get(raw)
+            if extent is None:
+                if len(self._extents) >= _EXTENTS_KEPT:
+                    self._extents.clear()
+                extent = self._extents[raw] = extent_from_message(message)
+            extents[extent.id] = extent
+        content = Content(found.info, slices, extents, found.more, found.token)
+        if content.token:
+            self._known.keep(target, content)
+        return content
+
     def _object(self, raw: bytes) -> dict[str, Any]:
         try:
             told = json.loads(raw)
@@ -247,17 +275,6 @@ class Catalog:
         if not isinstance(told, dict):
             raise Corrupt("the catalog's answer is not a JSON object", where=self._link.endpoint)
         return told
-
-
-# stands where an answer has slices only
-_NOBODY: Final = ObjectInfo("", "", 0, format_id(bytes(16)), "crc32c:AAAAAA==", None, {}, from_us(0), "")
-
-
-def _content(found: catalog_pb2.Found) -> Content | ReedbedError:
-    if found.HasField("error"):
-        return error_from_message(found.error)
-    slices = tuple(slice_from_message(message) for message in found.slices)
-    return Content(info_from_message(found.info), slices, dict(extents_by_id(found.extents)), found.more)
 
 
 def page_of(bucket: str, reply: catalog_pb2.ListReply) -> tuple[list[ObjectInfo | CommonPrefix], bytes]:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from reedbed.client import arguments
-from reedbed.client.catalog import Target
 from reedbed.client.core import Core
+from reedbed.client.targets import Target
 from reedbed.common.errors import InvalidArgument, NotFound, ReedbedError
 from reedbed.common.ids import Id, parse_id
 from reedbed.common.limits import COMMIT_OPS_MAX

@@ -45,10 +45,17 @@ class IdBlocks:
     async def take(self, deadline: Deadline) -> Id:
         """An id that nobody else has. Raises what the catalog does."""
         while True:
-            block = self._block
-            if block is not None and block.left and self._clock.monotonic() < self._good_until:
-                return block.take()
+            id_ = self.at_hand()
+            if id_ is not None:
+                return id_
             await self._flight.join(deadline)
+
+    def at_hand(self) -> Id | None:
+        """`take` where nothing has to be leased."""
+        block = self._block
+        if block is not None and block.left and self._clock.monotonic() < self._good_until:
+            return block.take()
+        return None
 
     async def _lease(self) -> None:
         asked = self._clock.monotonic()
@@ -122,6 +129,10 @@ class ClusterClient:
         if (profile.k, profile.m) not in self._profiles:
             raise Unavailable(f"the cluster has no placement group for {profile}", where=self.link.endpoint)
         return self.map
+
+    def has_groups(self, profile: Profile) -> bool:
+        """Whether the map at hand has PGs for the profile."""
+        return (profile.k, profile.m) in self._profiles
 
     async def call(
         self,

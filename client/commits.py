@@ -14,8 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
 from reedbed.client.background import Background, ended
 from reedbed.client.cluster import ClusterClient
@@ -31,49 +30,51 @@ from reedbed.common.errors import (
 )
 from reedbed.common.limits import COMMIT_OPS_MAX, HEADER_MAX, MIB
 from reedbed.common.metrics import Metrics
+from reedbed.extents.wheel import Wheel
 from reedbed.protos import catalog_pb2, methods
 from reedbed.protos.convert import error_from_message, extent_to_message
 from reedbed.protos.types import Extent
+from reedbed.protos.wire import field
 
 ROUND_BYTES: Final = 2 * MIB  # of one call; a single operation may be longer
 
 assert ROUND_BYTES < HEADER_MAX
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    op: catalog_pb2.CommitOp
+class Waiter(Protocol):
+    """Whoever waits for the outcome of one operation."""
+
+    sent: bool  # set before it is
+
+    @property
+    def deadline(self) -> Deadline: ...
+
+    def over(self) -> bool:
+        """It waits no more: it was given up, or its time is up, or it was told."""
+        ...
+
+    def settle(self, outcome: catalog_pb2.Outcome | ReedbedError) -> None:
+        """Tells it, once at most, unless it is over: what the catalog answered, or why there is no answer."""
+        ...
+
+
+class _Queued(NamedTuple):
+    op: bytes  # a CommitOp
     extents: Sequence[Extent]
-    deadline: Deadline
-    outcome: asyncio.Future[catalog_pb2.Outcome | ReedbedError]
-    sent: bool = False
-    size: int = field(init=False)
-
-    def expire(self) -> None:
-        """The time of whoever waits is up."""
-        if not self.outcome.done():
-            self.outcome.set_result(
-                DeadlineExceeded(
-                    "the commit was not answered in time",
-                    where=self.op.bucket,
-                    retryable=not self.sent,
-                    maybe_applied=self.sent,
-                )
-            )
-
-    def __post_init__(self) -> None:
-        self.size = self.op.ByteSize() + sum(64 + 24 * (extent.k + extent.m) for extent in self.extents)
+    waiter: Waiter
+    size: int
 
 
 class CommitRounds:
     """All commits of one client. Only within the store's event loop."""
 
-    def __init__(self, cluster: ClusterClient, background: Background, metrics: Metrics) -> None:
+    def __init__(self, cluster: ClusterClient, background: Background, metrics: Metrics, wheel: Wheel) -> None:
         self._cluster = cluster
         self._link = cluster.link
         self._background = background
         self._metrics = metrics
-        self._queue: deque[_Waiting] = deque()
+        self._wheel = wheel
+        self._queue: deque[_Queued] = deque()
         self._running = False
         self._closed = False
 
@@ -84,25 +85,32 @@ class CommitRounds:
 
         Raises the outcome's error, and DeadlineExceeded or Unavailable, with `maybe_applied` where it was sent.
         """
+        waiter = _Alone(op.bucket, deadline, asyncio.get_running_loop().create_future())
+        self.submit(op.SerializeToString(), extents, waiter)
+        left = deadline.left()
+        if left is not None:
+            self._wheel.add(waiter, left)
+        try:
+            outcome = await waiter.outcome  # cancelled with its waiter, which `_gather` and `_round` heed
+        finally:
+            self._wheel.drop(waiter)
+        if isinstance(outcome, ReedbedError):
+            raise outcome
+        return outcome
+
+    def submit(self, op: bytes, extents: Sequence[Extent], waiter: Waiter) -> None:
+        """`commit` of the operation's message for whoever is told, and sees to the deadline. Unavailable once closed.
+
+        The outcome has no error of its own: that is told as an error."""
         if self._closed:
             raise Unavailable("the store is closed", retryable=False)
         if not self._running:
             self._background.start(self._run(), "commit rounds")
             self._running = True
-        waiting = _Waiting(op, extents, deadline, asyncio.get_running_loop().create_future())
-        self._queue.append(waiting)  # before the task that was started has its first turn
-        left = deadline.left()
-        timer = None if left is None else asyncio.get_running_loop().call_later(left, waiting.expire)
-        try:
-            outcome = await waiting.outcome  # cancelled with its waiter, which `_gather` and `_round` heed
-        finally:
-            if timer is not None:
-                timer.cancel()
-        if isinstance(outcome, ReedbedError):
-            raise outcome
-        if outcome.HasField("error"):
-            raise error_from_message(outcome.error)
-        return outcome
+        size = len(op)
+        for extent in extents:
+            size += 64 + 24 * (extent.k + extent.m)
+        self._queue.append(_Queued(op, extents, waiter, size))  # before the task that was started has its first turn
 
     async def _run(self) -> None:
         try:
@@ -116,12 +124,12 @@ class CommitRounds:
             while self._queue:
                 _fail(self._queue.popleft(), Unavailable("the store was closed before this was committed"))
 
-    def _gather(self) -> list[_Waiting]:
-        members: list[_Waiting] = []
+    def _gather(self) -> list[_Queued]:
+        members: list[_Queued] = []
         size = 0
         while self._queue and len(members) < COMMIT_OPS_MAX:
             first = self._queue[0]
-            if not first.outcome.done():
+            if not first.waiter.over():
                 if members and size + first.size > ROUND_BYTES:
                     break
                 members.append(first)
@@ -129,22 +137,18 @@ class CommitRounds:
             self._queue.popleft()
         return members
 
-    async def _round(self, members: list[_Waiting]) -> None:
+    async def _round(self, members: list[_Queued]) -> None:
         if not members:
             return
-        extents = {extent.id: extent for waiting in members for extent in waiting.extents}
-        request = catalog_pb2.CommitRequest(
-            ops=[waiting.op for waiting in members],
-            extents=[extent_to_message(extent) for extent in extents.values()],
-        )
-        for waiting in members:
-            waiting.sent = True
         lost = False
 
         def was_lost() -> None:
             nonlocal lost
             lost = True
 
+        request = _request(members)
+        for queued in members:
+            queued.waiter.sent = True
         self._metrics.add("commits.rounds")
         self._metrics.add("commits.operations", len(members))
         try:
@@ -156,33 +160,86 @@ class CommitRounds:
         except ReedbedError as error:
             if len(members) > 1 and not error.retryable and not error.maybe_applied:
                 # refused as a whole, for what may be the fault of one
-                for waiting in members:
-                    await self._round([waiting])
+                for queued in members:
+                    await self._round([queued])
             else:
-                for waiting in members:
-                    _fail(waiting, error)
+                for queued in members:
+                    _fail(queued, error)
             return
         except BaseException as error:
-            for waiting in members:
-                _fail(waiting, ended("commit", error, maybe_applied=True))
+            for queued in members:
+                _fail(queued, ended("commit", error, maybe_applied=True))
             raise
-        for waiting, outcome in zip(members, reply.outcomes, strict=True):
-            self._cluster.saw_log(outcome.log_term, outcome.log_seq)
-            if outcome.error.code == BelowHorizon.code and lost:
-                outcome.error.maybe_applied = True
-            if outcome.error.code == ResourceExhausted.code and len(members) > 1:
-                self._queue.append(waiting)  # one answer had no room for all; what it left out was not begun
-            elif not waiting.outcome.done():
-                waiting.outcome.set_result(outcome)
+        newest = (0, 0)
+        for queued, outcome in zip(members, reply.outcomes, strict=True):
+            newest = max(newest, (outcome.log_term, outcome.log_seq))
+            if outcome.HasField("error"):
+                code = outcome.error.code
+                if code == BelowHorizon.code and lost:
+                    outcome.error.maybe_applied = True
+                if code == ResourceExhausted.code and len(members) > 1:
+                    self._queue.append(queued)  # one answer had no room for all; what it left out was not begun
+                elif not queued.waiter.over():
+                    queued.waiter.settle(error_from_message(outcome.error))
+            elif not queued.waiter.over():
+                queued.waiter.settle(outcome)
+        self._cluster.saw_log(*newest)
 
 
-def _longest(members: Sequence[_Waiting]) -> Deadline:
+class _Alone:
+    """One that waits with a future of its own."""
+
+    __slots__ = ("_where", "deadline", "outcome", "sent", "slot")
+
+    def __init__(
+        self, where: str, deadline: Deadline, outcome: asyncio.Future[catalog_pb2.Outcome | ReedbedError]
+    ) -> None:
+        self._where = where
+        self.deadline = deadline
+        self.outcome = outcome
+        self.sent = False
+        self.slot = 0
+
+    def over(self) -> bool:
+        return self.outcome.done()
+
+    def settle(self, outcome: catalog_pb2.Outcome | ReedbedError) -> None:
+        self.outcome.set_result(outcome)
+
+    def due(self) -> None:
+        """The time of whoever waits is up."""
+        if not self.outcome.done():
+            self.outcome.set_result(not_answered(self._where, self.sent))
+
+
+def not_answered(where: str, sent: bool) -> DeadlineExceeded:
+    """The error of a commit whose time is up."""
+    return DeadlineExceeded("the commit was not answered in time", where=where, retryable=not sent, maybe_applied=sent)
+
+
+def _request(members: Sequence[_Queued]) -> bytes:
+    """A CommitRequest: operations are messages already, and each extent is named once."""
+    parts = [field(1, queued.op) for queued in members]
+    extents = {extent.id: extent for queued in members for extent in queued.extents}
+    parts += [field(2, extent_to_message(extent).SerializeToString()) for extent in extents.values()]
+    return b"".join(parts)
+
+
+def _longest(members: Sequence[_Queued]) -> Deadline:
     # an impatient member must not end the call for the others; it stops waiting by itself
-    return max((waiting.deadline for waiting in members), key=lambda d: float("inf") if (s := d.left()) is None else s)
+    most = members[0].waiter.deadline
+    left_most = most.left()
+    for queued in members:
+        deadline = queued.waiter.deadline
+        if deadline is not most and left_most is not None:  # many may share one
+            left = deadline.left()
+            if left is None or left > left_most:
+                most, left_most = deadline, left
+    return most
 
 
-def _fail(waiting: _Waiting, error: ReedbedError) -> None:
-    if not waiting.outcome.done():
+def _fail(queued: _Queued, error: ReedbedError) -> None:
+    if not queued.waiter.over():
         # each gets an error of its own: a shared one would collect the tracebacks of all
         copy = rebuild(error.code, error.what, error.where, error.hint, error.retryable, error.maybe_applied)
-        waiting.outcome.set_result(copy)
+        queued.waiter.settle(copy)

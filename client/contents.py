@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from reedbed.client.catalog import Catalog, Content, Target, version_of
+from reedbed.client.catalog import Catalog, version_of
+from reedbed.client.targets import Content, Target
 from reedbed.common.clock import Deadline
 from reedbed.common.errors import Corrupt
 from reedbed.protos.types import Extent, ObjectInfo, Slice
@@ -33,8 +34,9 @@ class Handle:
 
     def __init__(self, catalog: Catalog, target: Target, content: Content) -> None:
         self._catalog = catalog
+        self.content = content  # as it was looked up first
         self.info: ObjectInfo = content.info
-        self.target = replace(target, version=version_of(content.info))
+        self.target = target._replace(version=version_of(content.info))
         self.generation = 0
         self._lock = asyncio.Lock()
         self._take(content)
@@ -62,6 +64,7 @@ class Handle:
         """Looks the slices up again, unless that was done since generation `seen`. NotFound if the version is gone."""
         async with self._lock:
             if self.generation == seen:
+                self._catalog.doubt(self.target)
                 self._take(await self._catalog.find(self.target, True, deadline))
                 self.generation += 1
 

@@ -23,10 +23,14 @@ from reedbed.common.clock import Clock, Deadline, SystemClock
 from reedbed.common.errors import ForkedStore, InvalidArgument, Unavailable
 from reedbed.common.metrics import Metrics
 from reedbed.ec.profiles import Profile
+from reedbed.extents.small import SmallReads
+from reedbed.extents.wheel import Wheel
 from reedbed.extents.write import write_flat
 from reedbed.protos.types import Extent
 from reedbed.transport.lane import Connector
 from reedbed.transport.pool import LanePool
+
+DEADLINE_TICK_S: Final = 0.02  # how exactly deadlines of single operations are kept
 
 
 class Core:
@@ -43,11 +47,21 @@ class Core:
         rng = random.Random(seed)
         self._pool = LanePool(connector, clock=self.clock, rng=rng)
         self._background = Background()
+        self._wheel = Wheel(DEADLINE_TICK_S)
         self._link = CatalogLink(options.endpoint, self._pool, self.clock, self.metrics, rng)
         self.cluster = ClusterClient(self._link, self._background, self.clock, self.metrics, rng)
-        self.catalog = Catalog(self._link, self.clock)
-        self.commits = CommitRounds(self.cluster, self._background, self.metrics)
-        self.packer = Packer(self._write, self._background, self.metrics)
+        self.catalog = Catalog(self._link, self.clock, self._background, self._wheel)
+        self.smalls = SmallReads(self.cluster)
+        self.commits = CommitRounds(self.cluster, self._background, self.metrics, self._wheel)
+        self.packer = Packer(
+            self._write,
+            self.commits,
+            self.cluster.ids,
+            self.catalog.forget_bucket,
+            self._background,
+            self.metrics,
+            self._wheel,
+        )
         self.putter = Putter(
             self.cluster,
             self.catalog,
@@ -58,7 +72,9 @@ class Core:
             options.timeout,
             options.window,
         )
-        self.getter = Getter(self.cluster, self.catalog, self.clock, self.metrics, options.timeout, options.window)
+        self.getter = Getter(
+            self.cluster, self.catalog, self.smalls, self.clock, self.metrics, options.timeout, options.window
+        )
         self.many = ManyReader(self.getter, self.catalog, self.threads, options.concurrency)
 
     @property
@@ -89,6 +105,8 @@ class Core:
         self._closed = True
         await self.putter.close()
         await self._background.close()
+        await self.smalls.close()
+        self._wheel.close()
         await self.cluster.close()
         await self._pool.close()
         self.threads.close()
@@ -96,7 +114,7 @@ class Core:
     async def _write(
         self, profile: Profile, buffer: memoryview, lengths: Sequence[int], starts: Sequence[int], deadline: Deadline
     ) -> Extent:
-        return await write_flat(self.cluster, profile, buffer, lengths, starts, deadline)
+        return await write_flat(self.cluster, profile, buffer, lengths, starts, deadline, mutable=False)
 
 
 _HINT: Final = (

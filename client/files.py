@@ -19,7 +19,8 @@ from reedbed.client.arguments import flat_view
 from reedbed.client.background import Background
 from reedbed.client.contents import Handle
 from reedbed.client.get import Getter
-from reedbed.client.put import PutSpec, Putter
+from reedbed.client.put import Putter
+from reedbed.client.spec import PutSpec
 from reedbed.common.errors import InvalidArgument, PreconditionFailed, Unavailable, rebuild
 from reedbed.common.limits import KIB, MIB
 from reedbed.protos.types import ObjectInfo

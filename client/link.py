@@ -67,7 +67,7 @@ class CatalogLink:
     async def call(
         self,
         method: str,
-        request: Message,
+        request: Message | bytes,
         kind: type[M],
         deadline: Deadline,
         effect: Effect = "read",
@@ -79,7 +79,7 @@ class CatalogLink:
         Raises what the catalog raised, and Unavailable, DeadlineExceeded, WrongCluster and WrongProtocol.
         `maybe_applied` is set where a call with an effect may have reached the catalog and no answer came.
         """
-        header = request.SerializeToString()
+        header = request if isinstance(request, bytes) else request.SerializeToString()
         began = self.clock.monotonic()
         lost = False
         attempt = 0

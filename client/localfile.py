@@ -10,9 +10,9 @@ from collections.abc import Callable
 from contextlib import aclosing, suppress
 from typing import Any
 
-from reedbed.client.catalog import Target
 from reedbed.client.get import Getter
 from reedbed.client.system import PART_PREFIX
+from reedbed.client.targets import Target
 from reedbed.common.errors import InvalidArgument
 from reedbed.protos.types import ObjectInfo
 

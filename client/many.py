@@ -15,11 +15,13 @@ from itertools import islice
 from typing import Any, Final, Literal
 
 from reedbed.client.arguments import bucket_name, flat_view, key_bytes
-from reedbed.client.catalog import Catalog, Content, Target
+from reedbed.client.catalog import Catalog
 from reedbed.client.get import Getter
 from reedbed.client.packer import PACK_MAX, Small
-from reedbed.client.put import PutSpec, Putter, worth_repeating
+from reedbed.client.put import Putter, worth_repeating
 from reedbed.client.sources import is_buffer
+from reedbed.client.spec import PutSpec
+from reedbed.client.targets import Content, Target
 from reedbed.client.threads import ForeignThreads
 from reedbed.common.errors import InvalidArgument, NotFound, ReedbedError
 from reedbed.common.limits import MIB
@@ -97,8 +99,7 @@ class ManyWriter:
         while self._ahead and (self._held + size > self._window or len(self._ahead) >= _OBJECTS):
             await self._settle()
         if view is not None and 0 < len(view) <= PACK_MAX:
-            small = self._putter.small(view, not isinstance(data, bytes), spec, None)
-            self._putter.pack(self._bucket, self._profile, small)
+            small = self._putter.pack(view, not isinstance(data, bytes), spec, self._profile)
             self._ahead.append(_Ahead(key, size, small, spec, None))
         else:
             self._ahead.append(_Ahead(key, size, None, None, self._put_one(key, data)))
@@ -123,7 +124,7 @@ class ManyWriter:
 
     async def _packed(self, small: Small, spec: PutSpec) -> ObjectInfo:
         try:
-            return await Putter.packed(small)
+            return await self._putter.packed(small)
         except ReedbedError as error:
             if not worth_repeating(error, small.deadline):
                 raise
@@ -247,7 +248,7 @@ class _Found:
 
     @property
     def size(self) -> int:
-        return 0 if isinstance(self.content, ReedbedError) else self.content.info.size
+        return 0 if isinstance(self.content, ReedbedError) else self.content.size
 
 
 class _Window:
@@ -343,8 +344,7 @@ class _Window:
             if self._missing == "none" and isinstance(found.content, NotFound):
                 return None
             raise found.content
-        handle = self._getter.handle(found.target, found.content)
-        return await self._getter.get_range(handle, 0, found.size, self._getter.deadline())
+        return await self._getter.read(found.target, found.content, 0, found.size, self._getter.deadline())
 
     def _hold(self, size: int) -> None:
         self._held += size

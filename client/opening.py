@@ -7,10 +7,10 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from reedbed.client import arguments
-from reedbed.client.catalog import Target
 from reedbed.client.core import Core
 from reedbed.client.files import ObjectReader, ObjectWriter
-from reedbed.client.put import spec_of
+from reedbed.client.spec import spec_of
+from reedbed.client.targets import Target
 from reedbed.common.errors import AlreadyExists, InvalidArgument, NotFound
 
 File = TypeVar("File", bound="ObjectReader | ObjectWriter")

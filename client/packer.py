@@ -14,18 +14,33 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from reedbed.client.background import Background, ended
+from reedbed.client.cluster import IdBlocks
+from reedbed.client.commits import CommitRounds, not_answered
+from reedbed.client.spec import PutSpec, put_operation
 from reedbed.common.checksums import crc32c, format_checksum
 from reedbed.common.clock import Deadline
-from reedbed.common.errors import Corrupt, DeadlineExceeded, InvalidArgument, ReedbedError, Unavailable, rebuild
+from reedbed.common.errors import (
+    Corrupt,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    ReedbedError,
+    Unavailable,
+    rebuild,
+)
+from reedbed.common.ids import Id
 from reedbed.common.limits import KIB, MIB
 from reedbed.common.metrics import Metrics
 from reedbed.ec.cut import Packing, choose_packing, extent_bytes
 from reedbed.ec.profiles import Profile
+from reedbed.extents.wheel import Wheel
+from reedbed.protos import catalog_pb2
+from reedbed.protos.convert import info_from_message
 from reedbed.protos.types import Extent, ObjectInfo, Slice
 
 PACK_MAX: Final = 512 * KIB  # larger objects get extents of their own
@@ -43,32 +58,51 @@ class WriteExtent(Protocol):
     ) -> Extent: ...
 
 
-Commit = Callable[[tuple[Slice, ...], tuple[Extent, ...], int, Deadline], Awaitable[ObjectInfo]]
-
-
-@dataclass(slots=True, eq=False)
 class Small:
-    """One object to be packed. `commit` takes its slices, their extents, its CRC32C and its deadline.
+    """One object to be packed, and who waits for it.
 
     With `renew` its time begins when its extent does: one of many that were handed in at once waits for the others.
     """
 
-    data: memoryview
-    expected: int | None  # the caller's own CRC32C
-    deadline: Deadline
-    commit: Commit
-    where: str
-    mutable: bool = True  # else the caller's buffer cannot change
-    renew: Callable[[], Deadline] | None = None
-    committing: bool = False
-    result: asyncio.Future[ObjectInfo | ReedbedError] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    __slots__ = ("_packer", "committing", "data", "deadline", "mutable", "renew", "result", "sent", "slot", "spec")
 
-    def expire(self) -> None:
-        """The time of whoever waits is up; a commit keeps the deadline itself, and knows whether it was sent."""
-        if not self.committing and not self.result.done():
-            self.result.set_result(DeadlineExceeded("the object was not written in time", where=self.where))
+    def __init__(
+        self,
+        packer: Packer,
+        spec: PutSpec,
+        data: memoryview,
+        mutable: bool,
+        deadline: Deadline,
+        renew: Callable[[], Deadline] | None = None,
+    ) -> None:
+        self._packer = packer
+        self.spec = spec
+        self.data = data
+        self.mutable = mutable  # else the caller's buffer cannot change
+        self.deadline = deadline
+        self.renew = renew
+        self.committing = False
+        self.sent = False
+        self.slot = 0
+        self.result: asyncio.Future[ObjectInfo | ReedbedError] = asyncio.get_running_loop().create_future()
+
+    def due(self) -> None:
+        """The time of whoever waits is up."""
+        if not self.result.done():
+            where = self.spec.target.where
+            self.result.set_result(
+                not_answered(where, self.sent)
+                if self.committing
+                else DeadlineExceeded("the object was not written in time", where=where)
+            )
+
+    def over(self) -> bool:
+        """It was given up, or has its result."""
+        return self.result.done()
+
+    def settle(self, outcome: catalog_pb2.Outcome | ReedbedError) -> None:
+        """The commit's outcome."""
+        self._packer.told(self, outcome)
 
 
 @dataclass(slots=True)
@@ -83,42 +117,67 @@ class _Lot:
 class Packer:
     """All small puts of one client. Only within the store's event loop."""
 
-    def __init__(self, write: WriteExtent, background: Background, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        write: WriteExtent,
+        commits: CommitRounds,
+        ids: IdBlocks,
+        forget_bucket: Callable[[str], None],
+        background: Background,
+        metrics: Metrics,
+        wheel: Wheel,
+    ) -> None:
         self._write = write
+        self._commits = commits
+        self._ids = ids
+        self._forget_bucket = forget_bucket
         self._background = background
         self._metrics = metrics
+        self._wheel = wheel
         self._lots: dict[tuple[str, Profile], _Lot] = {}
         self._closed = False
 
-    def submit(self, bucket: str, profile: Profile, small: Small) -> None:
+    def submit(self, profile: Profile, small: Small) -> None:
         """Takes the object in; `small.result` gets its info or its error. At most PACK_MAX bytes, at least one."""
         assert 0 < len(small.data) <= PACK_MAX
         if self._closed:
             raise Unavailable("the store is closed", retryable=False)
-        lot = self._lots.setdefault((bucket, profile), _Lot(profile))
+        name = (small.spec.target.bucket, profile)
+        lot = self._lots.get(name)
+        if lot is None:
+            lot = self._lots[name] = _Lot(profile)
         if lot.writing < ROUNDS:
-            self._background.start(self._drain((bucket, profile), lot), "packing")
+            self._background.start(self._drain(name, lot), "packing")
             lot.writing += 1
         lot.queue.append(small)  # before the task that was started has its first turn
 
-    async def put(self, bucket: str, profile: Profile, small: Small) -> ObjectInfo:
-        """Submits and waits. Raises the write's or the commit's error, and DeadlineExceeded."""
-        self.submit(bucket, profile, small)
-        return await self.wait(small)
-
-    @staticmethod
-    async def wait(small: Small) -> ObjectInfo:
+    async def wait(self, small: Small) -> ObjectInfo:
         """The info of what was submitted, or its error. Giving up the wait gives up the object."""
-        left = None if small.renew else small.deadline.left()
-        timer = None if left is None else asyncio.get_running_loop().call_later(left, small.expire)
+        if not small.renew:
+            self._watch(small)
         try:
             result = await small.result  # cancelled with its waiter: then the object is not committed
         finally:
-            if timer is not None:
-                timer.cancel()
+            self._wheel.drop(small)
         if isinstance(result, ReedbedError):
             raise result
         return result
+
+    def told(self, small: Small, outcome: catalog_pb2.Outcome | ReedbedError) -> None:
+        """The outcome of an object's commit."""
+        if isinstance(outcome, ReedbedError):
+            if isinstance(outcome, NotFound):
+                self._forget_bucket(small.spec.target.bucket)
+            small.result.set_result(outcome)
+            return
+        self._metrics.add("puts.objects")
+        self._metrics.add("puts.bytes", len(small.data))
+        small.result.set_result(info_from_message(outcome.info))
+
+    def _watch(self, small: Small) -> None:
+        left = small.deadline.left()
+        if left is not None and not small.slot:
+            self._wheel.add(small, left)
 
     async def _drain(self, name: tuple[str, Profile], lot: _Lot) -> None:
         members: list[Small] = []
@@ -154,44 +213,28 @@ class Packer:
         self._metrics.add("packer.extents")
         self._metrics.add("packer.objects", len(members))
         # commits of this extent join the round of commits; the next extent does not wait for them
-        self._background.start(self._commit(extent, members, packing, sums), "committing packed objects")
+        extents = (extent,)
+        for small, offset, value in zip(members, packing.offsets, sums, strict=True):
+            try:
+                id_ = self._ids.at_hand() or await self._ids.take(small.deadline)
+                if not small.result.done():
+                    self._commit(extents, id_, small, offset, value)
+            except ReedbedError as error:
+                _settle(small, error)
 
-    async def _commit(self, extent: Extent, members: list[Small], packing: Packing, sums: list[int]) -> None:
-        try:
-            await asyncio.gather(
-                *(
-                    _begin_commit(extent, small, offset, value)
-                    for small, offset, value in zip(members, packing.offsets, sums, strict=True)
-                    if not small.result.done()
-                )
-            )
-        except BaseException as error:
-            for small in members:
-                _settle(small, ended("commit", error, maybe_applied=small.committing))
-            raise
-
-
-def _begin_commit(extent: Extent, small: Small, offset: int, value: int) -> asyncio.Task[None]:
-    """The commit of one object; it is given up, if it was not sent, together with the object."""
-    task = asyncio.get_running_loop().create_task(_commit_one(extent, small, offset, value))
-    small.result.add_done_callback(lambda result: result.cancelled() and task.cancel())
-    return task
-
-
-async def _commit_one(extent: Extent, small: Small, offset: int, value: int) -> None:
-    try:
-        check_sum(value, small.expected, small.where)
+    def _commit(self, extents: tuple[Extent], id_: Id, small: Small, offset: int, value: int) -> None:
+        """Begins the commit of one object; it is given up, if it was not sent, together with the object."""
+        spec = small.spec
+        if spec.expected is not None:
+            check_sum(value, spec.expected, spec.target.where)
         if small.mutable and crc32c(small.data) != value:
-            raise changed_during_put(small.where)
+            raise changed_during_put(spec.target.where)
+        size = len(small.data)
+        op = put_operation(spec, id_, (Slice(extents[0].id, offset, size),), size, value)
         small.committing = True
-        slice_ = Slice(extent.id, offset, len(small.data))
-        _settle(small, await small.commit((slice_,), (extent,), value, small.deadline))
-    except asyncio.CancelledError:
-        if not small.result.cancelled():
-            raise
-    except ReedbedError as error:
-        if not small.result.done():
-            small.result.set_result(error)
+        self._commits.submit(op.SerializeToString(), extents, small)
+        if small.renew:
+            self._watch(small)
 
 
 def check_sum(value: int, expected: int | None, where: str) -> None:
@@ -238,7 +281,15 @@ def _copy(members: Sequence[Small], packing: Packing) -> tuple[memoryview, list[
 
 
 def _longest(members: Sequence[Small]) -> Deadline:
-    return max((small.deadline for small in members), key=lambda d: float("inf") if (s := d.left()) is None else s)
+    most = members[0].deadline
+    left_most = most.left()
+    for small in members:
+        if left_most is None:
+            break
+        left = small.deadline.left()
+        if left is None or left > left_most:
+            most, left_most = small.deadline, left
+    return most
 
 
 def _settle(small: Small, result: ObjectInfo | ReedbedError) -> None:

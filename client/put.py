@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from reedbed.client import arguments
-from reedbed.client.catalog import Catalog, Target
+from reedbed.client.catalog import Catalog
 from reedbed.client.cluster import ClusterClient
 from reedbed.client.commits import CommitRounds
 from reedbed.client.flight import first_error
 from reedbed.client.packer import PACK_MAX, Packer, Small, changed_during_put, check_sum
 from reedbed.client.registrar import REGISTER_AFTER_S, Registrar
 from reedbed.client.sources import Source
-from reedbed.common.checksums import crc32c
+from reedbed.client.spec import PutSpec, put_operation
+from reedbed.common.checksums import crc32c, joined_sum
 from reedbed.common.clock import Clock, Deadline
 from reedbed.common.errors import BelowHorizon, NotFound, ReedbedError, StaleGeneration, Unavailable
 from reedbed.common.ids import Id
@@ -33,9 +32,8 @@ from reedbed.common.metrics import Metrics
 from reedbed.ec.cut import extent_bytes, layout_for
 from reedbed.ec.profiles import Profile
 from reedbed.extents.offload import off_loop
-from reedbed.extents.write import write_flat
-from reedbed.protos import catalog_pb2
-from reedbed.protos.convert import info_from_message, slice_to_message
+from reedbed.extents.write import write_summed
+from reedbed.protos.convert import info_from_message
 from reedbed.protos.types import Extent, ObjectInfo, Slice
 
 IN_FLIGHT: Final = 4  # extents of one put, where the window has room for as many
@@ -59,32 +57,6 @@ def worth_repeating(error: ReedbedError, deadline: Deadline) -> bool:
     if error.maybe_applied or deadline.left() == 0.0:
         return False
     return isinstance(error, BelowHorizon) or (error.retryable and isinstance(error, StaleGeneration | Unavailable))
-
-
-@dataclass(frozen=True, slots=True)
-class PutSpec:
-    """What a put was asked for, checked."""
-
-    target: Target
-    metadata: dict[str, str]
-    content_type: str
-    profile: Profile | None
-    condition: catalog_pb2.Condition | None
-    expected: int | None
-
-
-def spec_of(
-    target: Target,
-    metadata: object,
-    content_type: object,
-    profile: object,
-    condition: catalog_pb2.Condition | None,
-    checksum: object,
-) -> PutSpec:
-    """The checked form of what a caller passed; InvalidArgument."""
-    new, kind = arguments.metadata_of(metadata, content_type)
-    expected = arguments.checksum_value(checksum)
-    return PutSpec(target, new, kind, arguments.profile_or_none(profile), condition, expected)
 
 
 class Putter:
@@ -127,7 +99,7 @@ class Putter:
     async def put_buffer(self, data: memoryview, mutable: bool, spec: PutSpec) -> ObjectInfo:
         """An object whose bytes are all at hand. Raises InvalidArgument if they change meanwhile."""
         deadline = self.deadline()
-        profile = await self._profile(spec, deadline)
+        profile = self._known_profile(spec) or await self._profile(spec, deadline)
         for tried in range(1, _TRIES):
             try:
                 return await self._put_buffer(data, mutable, spec, profile, deadline)
@@ -153,24 +125,15 @@ class Putter:
             return info
         return await self._put_stream(source, start, spec, profile, check, progress)
 
-    def small(self, data: memoryview, mutable: bool, spec: PutSpec, deadline: Deadline | None) -> Small:
-        """The object as the packer takes it; without a deadline its time begins when its extent does."""
+    def pack(self, data: memoryview, mutable: bool, spec: PutSpec, profile: Profile) -> Small:
+        """Hands an object to the packer, and `packed` waits for it; its time begins when its extent does."""
+        small = Small(self._packer, spec, data, mutable, self.deadline(), self.deadline)
+        self._packer.submit(profile, small)
+        return small
 
-        async def commit(
-            slices: tuple[Slice, ...], extents: tuple[Extent, ...], value: int, deadline: Deadline
-        ) -> ObjectInfo:
-            return await self.commit(spec, slices, extents, len(data), value, None, deadline)
-
-        renew = self.deadline if deadline is None else None
-        return Small(data, spec.expected, deadline or self.deadline(), commit, spec.target.where, mutable, renew)
-
-    def pack(self, bucket: str, profile: Profile, small: Small) -> None:
-        """Hands it to the packer; `packed` waits for it."""
-        self._packer.submit(bucket, profile, small)
-
-    @staticmethod
-    async def packed(small: Small) -> ObjectInfo:
-        return await Packer.wait(small)
+    async def packed(self, small: Small) -> ObjectInfo:
+        """What became of it."""
+        return await self._packer.wait(small)
 
     async def commit(
         self,
@@ -183,21 +146,7 @@ class Putter:
         deadline: Deadline,
     ) -> ObjectInfo:
         """Makes the version visible. Raises the commit's outcome; `maybe_applied` where it is unknown."""
-        op = catalog_pb2.CommitOp(
-            id=await self._cluster.new_id(deadline),
-            bucket=spec.target.bucket,
-            key=spec.target.key,
-            condition=spec.condition,
-            put=catalog_pb2.Put(
-                slices=[slice_to_message(slice_) for slice_ in slices],
-                size=size,
-                checksum=value,
-                content_type=spec.content_type,
-                metadata=spec.metadata,
-                profile=spec.profile.name if spec.profile else "",
-                upload=upload or b"",
-            ),
-        )
+        op = put_operation(spec, await self._cluster.new_id(deadline), slices, size, value, upload)
         try:
             outcome = await self._commits.commit(op, extents, deadline)
         except NotFound:
@@ -217,6 +166,14 @@ class Putter:
         await self._cluster.map_with(profile, deadline)
         return profile
 
+    def _known_profile(self, spec: PutSpec) -> Profile | None:
+        """`_profile` where nothing has to be asked for."""
+        profile = self._catalog.known_profile(spec.target.bucket)
+        if profile is None:
+            return None
+        profile = spec.profile or profile
+        return profile if self._cluster.has_groups(profile) else None
+
     async def _put_buffer(
         self, data: memoryview, mutable: bool, spec: PutSpec, profile: Profile, deadline: Deadline
     ) -> ObjectInfo:
@@ -224,7 +181,9 @@ class Putter:
             check_sum(0, spec.expected, spec.target.where)
             return await self.commit(spec, (), (), 0, 0, None, deadline)
         if len(data) <= PACK_MAX:
-            return await self._packer.put(spec.target.bucket, profile, self.small(data, mutable, spec, deadline))
+            small = Small(self._packer, spec, data, mutable, deadline)
+            self._packer.submit(profile, small)
+            return await self._packer.wait(small)
         long = _LongPut(self, spec, profile)
         full = extent_bytes(profile)
 
@@ -291,7 +250,7 @@ class _LongPut:
         )
         self._size = 0
         self._count = 0
-        self._value = 0
+        self._sums: dict[int, tuple[int, int]] = {}  # of each part its length and CRC32C
 
     async def run(self, feed: Callable[[], Awaitable[None]], deadline: Deadline | None = None) -> ObjectInfo:
         """Feeds all parts, then commits. Everything keeps `deadline`; without one each extent and call has its own."""
@@ -308,9 +267,13 @@ class _LongPut:
                     keeper.cancel()
             except BaseExceptionGroup as errors:
                 raise first_error(errors) from None
-            check_sum(self._value, self._spec.expected, self._spec.target.where)
+            value = 0
+            for index in range(self._count):
+                length, own = self._sums[index]
+                value = joined_sum(value, own, length)
+            check_sum(value, self._spec.expected, self._spec.target.where)
             return await self._putter.commit(
-                self._spec, slices, extents, self._size, self._value, self._registrar.upload, self._deadlines()
+                self._spec, slices, extents, self._size, value, self._registrar.upload, self._deadlines()
             )
         except BaseException as error:
             if not (isinstance(error, ReedbedError) and error.maybe_applied):
@@ -326,23 +289,20 @@ class _LongPut:
     async def write(self, part: memoryview, mutable: bool, done: Callable[[], None]) -> None:
         """Begins to write the object's next part, once less than `in_flight` are under way."""
         await self._slots.acquire()
-        before = self._value
-        value = await off_loop(len(part), lambda: crc32c(part, before))
         index = self._count
-        self._value = value
         self._count += 1
         self._size += len(part)
-        verify = (lambda: crc32c(part, before) == value) if mutable else None
-        self._group.create_task(self._write(index, part, verify, done))
+        self._group.create_task(self._write(index, part, mutable, done))
 
-    async def _write(
-        self, index: int, part: memoryview, verify: Callable[[], bool] | None, done: Callable[[], None]
-    ) -> None:
+    async def _write(self, index: int, part: memoryview, mutable: bool, done: Callable[[], None]) -> None:
         since = self._putter._clock.monotonic()
         lengths = layout_for(len(part), self._profile).lengths
-        extent = await write_flat(self._putter._cluster, self._profile, part, lengths, (0,), self._deadlines())
-        if verify is not None and not await off_loop(len(part), verify):
+        extent, value = await write_summed(
+            self._putter._cluster, self._profile, part, lengths, self._deadlines(), mutable=mutable
+        )
+        if mutable and await off_loop(len(part), lambda: crc32c(part)) != value:
             raise changed_during_put(self._spec.target.where)
+        self._sums[index] = (len(part), value)
         self._registrar.add(index, Slice(extent.id, 0, len(part)), extent, since)
         await self._registrar.step()  # many parts may come before it is the keeper's turn
         self._putter._metrics.add("puts.extents")

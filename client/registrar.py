@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from reedbed.client.catalog import Catalog, Target
+from reedbed.client.catalog import Catalog
 from reedbed.client.cluster import ClusterClient
+from reedbed.client.targets import Target
 from reedbed.common import logs
 from reedbed.common.clock import Deadline
 from reedbed.common.errors import NotFound, ReedbedError

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Literal, Self, overload
 
 from reedbed.client import arguments
-from reedbed.client.catalog import Target, UploadInfo
+from reedbed.client.catalog import UploadInfo
 from reedbed.client.changes import copy_object, delete_many, delete_object
 from reedbed.client.core import Core
 from reedbed.client.files import ObjectReader, ObjectWriter, check_mode
@@ -17,8 +17,9 @@ from reedbed.client.localfile import get_file, local_path
 from reedbed.client.many import ManyWriter, Missing, Results
 from reedbed.client.opening import Opening, open_object
 from reedbed.client.options import Options
-from reedbed.client.put import PutSpec, spec_of
 from reedbed.client.sources import PathSource, is_buffer, source_of
+from reedbed.client.spec import PutSpec, spec_of
+from reedbed.client.targets import Target
 from reedbed.common.errors import NotFound, ReedbedError
 from reedbed.common.ids import parse_id
 from reedbed.protos import methods

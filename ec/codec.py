@@ -38,6 +38,11 @@ class Codec(Protocol):
         longest of them. InvalidArgument for any other number or length."""
         ...
 
+    def encoder(self, data: Sequence[Buffer], parity: Sequence[WritableBuffer]) -> Callable[[int, int], None]:
+        """`encode` by pieces, for whoever wants to look at bytes while the processor has them at hand: what it returns
+        fills the bytes from start to end of all parity buffers."""
+        ...
+
     def rebuild(self, have: Mapping[int, Buffer], want: Mapping[int, WritableBuffer]) -> None:
         """Fill the buffers of lost shards from any k others.
 
@@ -80,12 +85,29 @@ class IsalCodec:
 
     def encode(self, data: Sequence[Buffer], parity: Sequence[WritableBuffer]) -> None:
         """See Codec."""
+        self.encoder(data, parity)(0, len(parity[0]))
+
+    def encoder(self, data: Sequence[Buffer], parity: Sequence[WritableBuffer]) -> Callable[[int, int], None]:
+        """See Codec."""
         _check_counts(self.profile, data, parity)
         sources = [self._library.readable(shard) for shard in data]
         outputs = [self._library.writable(shard) for shard in parity]
         _check_parity_lengths(map(len, sources), map(len, outputs))
-        wanted = range(self.profile.k, self.profile.n)
-        self._combine(dict(zip(self._data, sources, strict=True)), dict(zip(wanted, outputs, strict=True)))
+        wanted = tuple(range(self.profile.k, self.profile.n))
+        runs: list[tuple[int, int, Tables, list[Pointer]]] = []
+        for start, end in _segments(map(len, sources), map(len, outputs)):
+            reaching = tuple([index for index, source in enumerate(sources) if len(source) > start])
+            tables = self._tables(self._data, reaching, wanted)
+            runs.append((start, end, tables, [sources[index] for index in reaching]))
+        combine = self._library.combine
+
+        def encode(start: int, end: int) -> None:
+            for first, last, tables, reaching in runs:
+                low, high = max(first, start), min(last, end)
+                if low < high:
+                    combine(tables, reaching, outputs, low, high - low)
+
+        return encode
 
     def rebuild(self, have: Mapping[int, Buffer], want: Mapping[int, WritableBuffer]) -> None:
         """See Codec."""
@@ -150,14 +172,21 @@ class PyeclibCodec:
 
     def encode(self, data: Sequence[Buffer], parity: Sequence[WritableBuffer]) -> None:
         """See Codec."""
+        self.encoder(data, parity)(0, len(parity[0]))
+
+    def encoder(self, data: Sequence[Buffer], parity: Sequence[WritableBuffer]) -> Callable[[int, int], None]:
+        """See Codec."""
         _check_counts(self.profile, data, parity)
         sources = [_view(shard) for shard in data]
         outputs = [_view(shard, writable=True) for shard in parity]
         _check_parity_lengths(map(len, sources), map(len, outputs))
-        for start, length in self._steps(map(len, sources)):
-            joined = b"".join(self._column(source, start, length) for source in sources)
+        return lambda start, end: self._encode(sources, outputs, start, min(end, max(map(len, sources))))
+
+    def _encode(self, sources: Sequence[memoryview], outputs: Sequence[memoryview], start: int, end: int) -> None:
+        for at, length in self._steps(start, end):
+            joined = b"".join(self._column(source, at, length) for source in sources)
             fragments = self._driver.encode(joined)[self.profile.k :]
-            self._spread(fragments, outputs, start)
+            self._spread(fragments, outputs, at)
 
     def rebuild(self, have: Mapping[int, Buffer], want: Mapping[int, WritableBuffer]) -> None:
         """See Codec."""
@@ -165,14 +194,13 @@ class PyeclibCodec:
         sources = {index: _view(have[index]) for index in chosen}
         outputs = {index: _view(want[index], writable=True) for index in sorted(want)}
         _check_range(map(len, sources.values()), map(len, outputs.values()))
-        for start, length in self._steps(map(len, outputs.values())):
+        for start, length in self._steps(0, max(map(len, outputs.values()), default=0)):
             headers = self._headers(length)
             given = [headers[i] + self._column(source, start, length) for i, source in sources.items()]
             self._spread(self._driver.reconstruct(given, list(outputs)), outputs.values(), start)
 
-    def _steps(self, lengths: Iterable[int]) -> Iterator[tuple[int, int]]:
-        end = max(lengths, default=0)
-        for start in range(0, end, self.STEP):
+    def _steps(self, first: int, end: int) -> Iterator[tuple[int, int]]:
+        for start in range(first, end, self.STEP):
             yield start, min(self.STEP, end - start)
 
     @staticmethod

@@ -153,6 +153,10 @@ def pack(sizes: Sequence[int], profile: Profile) -> Packing:
 def choose_packing(sizes: Sequence[int], profile: Profile) -> Packing:
     """Each object whole within one shard, unless equal shards are so much smaller that they are worth two reads."""
     total = sum(sizes)
+    if total <= SMALL_SHARD:  # then either way it is one shard
+        return Packing(
+            Layout((total, *[0] * (profile.k - 1))), tuple(accumulate(sizes[:-1], initial=0)) if sizes else ()
+        )
     shard_size = max(SHARD_DEFAULT, _ceil_div(total, profile.k))
     equal = layout_for(total, profile, shard_size)
     packed = pack(sizes, profile)

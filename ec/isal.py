@@ -35,6 +35,8 @@ class Isal:
     def __init__(self, path: str) -> None:
         self.path = path
         self._ffi = FFI()
+        self._bytes = self._ffi.typeof("unsigned char[]")
+        self._pointers = self._ffi.typeof("unsigned char *[]")
         self._ffi.cdef(_DECLARATIONS)
         library: Any = self._ffi.dlopen(path)
         self._cauchy = library.gf_gen_cauchy1_matrix
@@ -72,7 +74,7 @@ class Isal:
 
     def _pointer(self, buffer: object, writable: bool) -> Pointer:
         try:
-            return self._ffi.from_buffer("unsigned char[]", buffer, require_writable=writable)  # type: ignore[call-overload]
+            return self._ffi.from_buffer(self._bytes, buffer, require_writable=writable)  # type: ignore[call-overload]
         except (BufferError, TypeError, ValueError) as error:
             raise InvalidArgument(f"a shard's buffer cannot be used: {error}") from error
 
@@ -83,8 +85,8 @@ class Isal:
         if length <= 0 or not sources or not outputs:
             return
         new = self._ffi.new
-        data = new("unsigned char *[]", [source + start for source in sources])
-        coding = new("unsigned char *[]", [output + start for output in outputs])
+        data = new(self._pointers, [source + start for source in sources])
+        coding = new(self._pointers, [output + start for output in outputs])
         self._encode_data(length, len(sources), len(outputs), tables, data, coding)
 
 

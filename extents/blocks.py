@@ -16,13 +16,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from reedbed.common.checksums import Buffer, block_sum, block_sum_parts
+from reedbed.common.checksums import Buffer, Sums, block_sum_parts, joined_block, place_sums
 from reedbed.common.errors import Corrupt
 from reedbed.common.ids import Id
 from reedbed.common.limits import BLOCK
 
 _ROW = struct.Struct("<II")
 ROW_BYTES: Final = _ROW.size
+unpack_row: Final = _ROW.unpack  # the (length, sum) of one row
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +43,25 @@ class BlockRows:
 
 def pack_table(rows: Iterable[tuple[int, int]]) -> bytes:
     """The table of (length, sum) rows."""
-    return b"".join(_ROW.pack(length, value) for length, value in rows)
+    numbers = [number for row in rows for number in row]
+    return struct.pack(f"<{len(numbers)}I", *numbers)
+
+
+def split_table(table: Buffer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Lengths and sums of a table's blocks; Corrupt if it is cut short or a block has no bytes or too many."""
+    if len(table) % ROW_BYTES:
+        raise Corrupt(f"block table of {len(table)} bytes is not made of whole rows")
+    numbers = struct.unpack(f"<{len(table) // 4}I", table)
+    lengths = numbers[::2]
+    if lengths and not (min(lengths) > 0 and max(lengths) <= BLOCK):
+        wrong = next(length for length in lengths if not 0 < length <= BLOCK)
+        raise Corrupt(f"block table with a block of {wrong} bytes")
+    return lengths, numbers[1::2]
 
 
 def unpack_table(table: bytes) -> tuple[tuple[int, int], ...]:
     """The rows of a table; Corrupt if it is cut short or a block has no bytes or too many."""
-    if len(table) % ROW_BYTES:
-        raise Corrupt(f"block table of {len(table)} bytes is not made of whole rows")
-    rows = tuple(_ROW.iter_unpack(table))
-    for length, _ in rows:
-        if not 1 <= length <= BLOCK:
-            raise Corrupt(f"block table with a block of {length} bytes")
-    return rows
+    return tuple(zip(*split_table(table), strict=True))
 
 
 def build_table(extent: Id, shard: int, parts: Sequence[Buffer], borders: Sequence[int]) -> bytes:
@@ -62,13 +70,13 @@ def build_table(extent: Id, shard: int, parts: Sequence[Buffer], borders: Sequen
     The lengths must add up to those of the parts, which must have bytes as items.
     """
     if len(parts) == 1:
-        view = memoryview(parts[0])
+        sums = Sums(parts[0])
         rows = []
         at = 0
-        for block, length in enumerate(borders):
-            rows.append((length, block_sum(extent, shard, block, view[at : at + length])))
+        for length, seed in zip(borders, place_sums(extent, shard, 0, len(borders)), strict=True):
+            rows.append((length, sums.of(at, length, seed)))
             at += length
-        assert at == len(view), "borders do not add up to the shard"
+        assert at == sums.size, "borders do not add up to the shard"
         return pack_table(rows)
     cuts = _Cuts(parts)
     table = pack_table(
@@ -83,14 +91,28 @@ def verify_rows(extent: Id, rows: BlockRows, data: Buffer) -> int | None:
 
     `data` holds the bytes from `rows.offset` to `rows.end`.
     """
-    view = memoryview(data)
-    shard = rows.shard
+    sums = Sums(data)
     at = 0
-    for block, (length, value) in enumerate(rows.rows, rows.first_block):
-        if block_sum(extent, shard, block, view[at : at + length]) != value:
+    first = rows.first_block
+    seeds = place_sums(extent, rows.shard, first, len(rows.rows))
+    for block, ((length, value), seed) in enumerate(zip(rows.rows, seeds, strict=True), first):
+        if at + length > sums.size or sums.of(at, length, seed) != value:
             return block
         at += length
-    return None if at == len(view) else rows.first_block + len(rows.rows)
+    return None if at == sums.size else first + len(rows.rows)
+
+
+def content_sum(extent: Id, rows: BlockRows, data: Buffer, value: int = 0) -> int:
+    """The plain CRC32C, continuing from `value`, of bytes that match their rows: got from those, where blocks are
+    whole, without reading the bytes again."""
+    sums = Sums(data)
+    at = 0
+    seeds = place_sums(extent, rows.shard, rows.first_block, len(rows.rows))
+    for (length, own), seed in zip(rows.rows, seeds, strict=True):
+        # the sum of the seed's bytes and the block's is `own`; of what came before and the block's it is `value`
+        value = joined_block(value ^ seed, own) if length == BLOCK else sums.of(at, length, value)
+        at += length
+    return value
 
 
 class _Cuts:

@@ -63,10 +63,10 @@ def choose_pg(
             hint="Ask the catalog to make the profile's placement groups; it needs a device for each position",
         )
     needed = needed_positions(lengths, profile.m)
-    dead = {number for number, device in map_.devices.items() if device.state != "up"}
-    dead.update(avoid)
-    for pg in rng.choices(index.pgs, cum_weights=index.cumulative, k=_DRAWS) if index.cumulative[-1] else ():
-        if _clear(pg, needed, dead, map_) and _clear(pg, needed, wary, map_):
+    dead = index.dead | set(avoid) if avoid else index.dead
+    for _ in range(_DRAWS if index.cumulative[-1] else 0):
+        pg = rng.choices(index.pgs, cum_weights=index.cumulative)[0]
+        if _clear(pg, needed, dead, map_) and (not wary or _clear(pg, needed, wary, map_)):
             return Choice(pg, needed, profile.n)
 
     healthy = [i for i, pg in enumerate(index.pgs) if _clear(pg, needed, dead, map_)]
@@ -77,7 +77,12 @@ def choose_pg(
 
 
 def _degraded(
-    map_: ClusterMap, profile: Profile, index: _Index, needed: tuple[int, ...], dead: set[int], rng: random.Random
+    map_: ClusterMap,
+    profile: Profile,
+    index: _Index,
+    needed: tuple[int, ...],
+    dead: Collection[int],
+    rng: random.Random,
 ) -> Choice:
     counts = [sum(_usable(pg, position, dead, map_) for position in needed) for pg in index.pgs]
     best = max(counts)
@@ -100,7 +105,12 @@ def _usable(pg: PlacementGroup, position: int, dead: Collection[int], map_: Clus
 
 
 def _clear(pg: PlacementGroup, needed: Iterable[int], unwanted: Collection[int], map_: ClusterMap) -> bool:
-    return all(_usable(pg, position, unwanted, map_) for position in needed)
+    positions, devices = pg.positions, map_.devices
+    for position in needed:
+        number = positions[position].device
+        if number in unwanted or number not in devices:
+            return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +120,7 @@ class _Index:
     pgs: Sequence[PlacementGroup]
     weights: Sequence[float]
     cumulative: Sequence[float]
+    dead: frozenset[int]  # devices that are not up
 
     def draw(self, among: Sequence[int], rng: random.Random) -> PlacementGroup:
         """One of these at random by weight; of full ones, which may yet have room, any."""
@@ -142,4 +153,5 @@ def _make_index(map_: ClusterMap, profile: Profile) -> _Index:
     }
     unknown = sum(free.values()) / len(free) if free else 1.0
     weights = [min(free.get(place.device, unknown) for place in pg.positions) for pg in pgs]
-    return _Index(pgs, weights, list(accumulate(weights)))
+    dead = frozenset(number for number, device in map_.devices.items() if device.state != "up")
+    return _Index(pgs, weights, list(accumulate(weights)), dead)

@@ -1,18 +1,36 @@
-"""The bytes of one new extent, ready to send under any id: data shards, parity, and block tables for an id."""
+"""The bytes of one new extent, ready to send under any id: data shards, parity, and block tables for an id.
+
+Work goes column by column through all shards, so that each byte is summed, coded and summed again while the processor
+has it at hand.
+
+Invariants:
+- The tables are those of the bytes that parity was computed from. A buffer that may change is summed before and after
+  its bytes were coded.
+- A parity buffer is used again only once nobody can read it any more (`release`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from reedbed.common.checksums import Buffer
+from reedbed.common.checksums import Buffer, Sums, place_sums
 from reedbed.common.errors import InvalidArgument
 from reedbed.common.ids import Id
-from reedbed.common.limits import BLOCK, PAYLOAD_MAX
+from reedbed.common.limits import BLOCK, KIB, MIB, PAYLOAD_MAX
 from reedbed.ec.codec import codec_for
 from reedbed.ec.cut import block_borders
 from reedbed.ec.profiles import Profile
-from reedbed.extents.blocks import build_table
+from reedbed.extents.blocks import BlockRows, build_table, content_sum, pack_table, unpack_table
 from reedbed.extents.offload import off_loop
+
+COLUMN: Final = 128 * KIB  # of each shard at a time: those of 4+2 fit what a processor's own cache holds
+SPARE_FROM: Final = MIB  # parity buffers of at least that are kept for the next extent
+SPARE_BYTES: Final = 32 * MIB  # so much of them
+
+assert COLUMN % BLOCK == 0
+
+_spare: dict[int, list[bytearray]] = {}  # by length; lists are only appended to and popped from, by any thread
 
 
 class Encoded:
@@ -20,7 +38,12 @@ class Encoded:
     except that a shard in several pieces is joined."""
 
     def __init__(
-        self, profile: Profile, shards: Sequence[Sequence[Buffer]], borders: Sequence[Sequence[int]], first: Id
+        self,
+        profile: Profile,
+        shards: Sequence[Sequence[Buffer]],
+        borders: Sequence[Sequence[int]],
+        first: Id,
+        mutable: bool = True,
     ) -> None:
         if len(shards) != profile.k or len(borders) != profile.k:
             raise InvalidArgument(f"{len(shards)} shards and {len(borders)} lists of blocks for {profile}")
@@ -34,19 +57,29 @@ class Encoded:
         if longest > PAYLOAD_MAX:
             raise InvalidArgument(f"a shard of {longest} bytes is over the limit of {PAYLOAD_MAX} bytes of one call")
         for shard, (length, blocks) in enumerate(zip(self.lengths, borders, strict=True)):
-            if sum(blocks) != length or any(not 1 <= block <= BLOCK for block in blocks):
+            if sum(blocks) != length or (blocks and not (min(blocks) >= 1 and max(blocks) <= BLOCK)):
                 raise InvalidArgument(f"the blocks of shard {shard} do not make up its {length} bytes")
         self._borders = [*borders, *[block_borders(longest)] * profile.m]
-        self.parts: list[Buffer] = [*data, *(memoryview(bytearray(longest)) for _ in range(profile.m))]
+        self._parity = [_buffer(longest) for _ in range(profile.m)]
+        self.parts: list[Buffer] = [*data, *[memoryview(part) for part in self._parity]]
         self._first = first
+        self._mutable = mutable
         self._sums: list[bytes] = []
 
     @classmethod
     async def make(
-        cls, profile: Profile, shards: Sequence[Sequence[Buffer]], borders: Sequence[Sequence[int]], first: Id
+        cls,
+        profile: Profile,
+        shards: Sequence[Sequence[Buffer]],
+        borders: Sequence[Sequence[int]],
+        first: Id,
+        mutable: bool = True,
     ) -> Encoded:
-        """Computes parity, and tables for the id `first`. InvalidArgument for impossible lengths, and as `check`."""
-        encoded = cls(profile, shards, borders, first)
+        """Computes parity, and tables for the id `first`. InvalidArgument for impossible lengths, and as `check`.
+
+        `mutable`: others may change the buffers meanwhile, which is to be found out.
+        """
+        encoded = cls(profile, shards, borders, first, mutable)
         await off_loop(encoded.size, encoded._encode)
         return encoded
 
@@ -60,12 +93,43 @@ class Encoded:
         """InvalidArgument if a buffer is not what it was before parity was computed."""
         await off_loop(self.size, self._check)
 
+    def content(self) -> int:
+        """The plain CRC32C of the data shards' bytes, one after the other."""
+        value = 0
+        for shard in range(self.profile.k):
+            rows = BlockRows(shard, 0, 0, unpack_table(self._sums[shard]))
+            value = content_sum(self._first, rows, self.parts[shard], value)
+        return value
+
+    def release(self) -> None:
+        """Nobody reads the parity buffers any more: they serve the next extent. Nothing else may be asked of this."""
+        length = len(self._parity[0])
+        if length >= SPARE_FROM:
+            if sum(size * len(kept) for size, kept in list(_spare.items())) + length > SPARE_BYTES:
+                _spare.clear()  # what is there has lengths that may never be wanted again
+            _spare.setdefault(length, []).extend(self._parity)
+        self._parity = []
+        self.parts = self.parts[: self.profile.k]
+
     def _encode(self) -> None:
-        k = self.profile.k
-        self._sums = [self._table(self._first, shard) for shard in range(k)]
-        codec_for(self.profile).encode(self.parts[:k], [memoryview(part) for part in self.parts[k:]])
-        self._sums += [self._table(self._first, shard) for shard in range(k, self.profile.n)]
-        self._check()
+        k, n = self.profile.k, self.profile.n
+        shards = [
+            _Shard(part, blocks, self._first, shard)
+            for shard, (part, blocks) in enumerate(zip(self.parts, self._borders, strict=True))
+        ]
+        encode = codec_for(self.profile).encoder(self.parts[:k], [memoryview(part) for part in self._parity])
+        longest = max(self.lengths)
+        for start in range(0, longest, COLUMN):
+            end = min(start + COLUMN, longest)
+            for shard in range(k):
+                shards[shard].sum(end)
+            encode(start, end)
+            for shard in range(k if self._mutable else 0):
+                if not shards[shard].check(end):
+                    raise _changed(shard)
+            for shard in range(k, n):
+                shards[shard].sum(end)
+        self._sums = [pack_table(shard.rows) for shard in shards]
 
     def _tables(self, extent: Id) -> list[bytes]:
         tables = [self._table(extent, shard) for shard in range(self.profile.n)]
@@ -75,13 +139,61 @@ class Encoded:
     def _check(self) -> None:
         for shard in range(self.profile.k):
             if self._table(self._first, shard) != self._sums[shard]:
-                raise InvalidArgument(
-                    f"the buffer changed while it was being written (data shard {shard})",
-                    hint="Leave the buffer alone until the put has ended, or hand over a copy",
-                )
+                raise _changed(shard)
 
     def _table(self, extent: Id, shard: int) -> bytes:
         return build_table(extent, shard, (self.parts[shard],), self._borders[shard])
+
+
+class _Shard:
+    """One shard on its way through the columns."""
+
+    __slots__ = ("_at", "_checked", "_checked_to", "_seeds", "_sums", "blocks", "rows")
+
+    def __init__(self, part: Buffer, blocks: Sequence[int], extent: Id, shard: int) -> None:
+        self._sums = Sums(part)
+        self.blocks = blocks
+        self._seeds = place_sums(extent, shard, 0, len(blocks))
+        self.rows: list[tuple[int, int]] = []
+        self._at = 0  # summed up to there
+        self._checked = 0  # blocks
+        self._checked_to = 0
+
+    def sum(self, end: int) -> None:
+        """Sums the blocks that begin before `end`."""
+        at, rows = self._at, self.rows
+        while at < end and len(rows) < len(self.blocks):
+            length = self.blocks[len(rows)]
+            rows.append((length, self._sums.of(at, length, self._seeds[len(rows)])))
+            at += length
+        self._at = at
+
+    def check(self, end: int) -> bool:
+        """Whether the blocks that end by then, and were not checked before, are what they were when they were
+        summed."""
+        while self._checked < len(self.rows):
+            length, value = self.rows[self._checked]
+            if self._checked_to + length > end:
+                break
+            if self._sums.of(self._checked_to, length, self._seeds[self._checked]) != value:
+                return False
+            self._checked += 1
+            self._checked_to += length
+        return True
+
+
+def _changed(shard: int) -> InvalidArgument:
+    return InvalidArgument(
+        f"the buffer changed while it was being written (data shard {shard})",
+        hint="Leave the buffer alone until the put has ended, or hand over a copy",
+    )
+
+
+def _buffer(length: int) -> bytearray:
+    try:
+        return _spare[length].pop()
+    except (KeyError, IndexError):
+        return bytearray(length)
 
 
 def _joined(parts: Sequence[Buffer]) -> Buffer:

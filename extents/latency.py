@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from math import inf, log2
 from statistics import median_low
-from typing import Final
+from typing import Final, NamedTuple
 
 from reedbed.common.limits import MIB
 
@@ -35,6 +35,7 @@ SPARE_SHARE: Final = 0.05
 SPARE_BURST_CALLS: Final = 128.0
 SPARE_BURST_BYTES: Final = 64.0 * MIB
 FAILURE_MEMORY_S: Final = 2.0
+JUDGED_MAX: Final = 4096
 
 _BASE_S: Final = 20e-6
 _STEPS: Final = 2  # buckets for each doubling
@@ -105,17 +106,25 @@ class LatencyBook:
         self._histories: dict[int, dict[int, _History]] = {}
         self._slow: dict[int, _Avoided] = {}
         self._failed: dict[int, float] = {}
+        self._records = 0
+        # what follows from the histories, by device, size class and peers, good for about ENOUGH records
+        self._judged: dict[tuple[int, int, tuple[int, ...]], _Judged] = {}
 
     def record(self, device: int, size: int, seconds: float, *, overtaken: bool = False) -> None:
         """An answer of `size` bytes came after `seconds`; or, `overtaken`, it was given up by then since bytes decoded
         from other devices came first."""
+        # what is quicker than any device that counts as slow can wait to be taken into account
+        self._records += ENOUGH if overtaken or seconds >= SLOW_FLOOR_S else 1
         avoided = self._slow.get(device)
         classes = self._histories.setdefault(device, {})
         if avoided is not None and not overtaken and seconds < avoided.threshold:
             for history in classes.values():  # a probe that was answered well outweighs what was
                 history.forget()
-        history = classes.get(_class(size)) or classes.setdefault(_class(size), _History())
-        history.add(seconds, overtaken)
+            self._records += ENOUGH
+        size_class = _class(size)
+        if size_class not in classes:
+            classes[size_class] = _History()
+        classes[size_class].add(seconds, overtaken)
 
     def late_after(self, device: int, size: int, peers: Sequence[int]) -> float | None:
         """Seconds after which a read of `size` bytes from `device` outlasts the p95 of its peers; None while they have
@@ -123,8 +132,7 @@ class LatencyBook:
 
         It is the (lower) median of each peer's own p95, so that a slow one among them does not hide others.
         """
-        p95 = self._peers_p95(device, _class(size), peers)
-        return None if p95 is None else max(LATE_FLOOR_S, p95)
+        return self._judge(device, size, peers).late
 
     def patience(self, device: int, size: int, peers: Sequence[int]) -> float:
         """`late_after`, or a careful guess where there is none."""
@@ -139,13 +147,14 @@ class LatencyBook:
     def is_slow(self, device: int, size: int, peers: Sequence[int]) -> bool:
         """Whether the device's median is SLOW_FACTOR times its peers' p95, at this size or, without samples of it, at
         any other."""
-        return self._slow_from(device, size, peers) is not None
+        return self._judge(device, size, peers).slow_from is not None
 
     def avoid(self, device: int, size: int, peers: Sequence[int], now: float) -> bool:
         """Whether to read around the device: it is slow, and this read is not the one that probes it."""
-        threshold = self._slow_from(device, size, peers)
+        threshold = self._judge(device, size, peers).slow_from
         if threshold is None:
-            self._slow.pop(device, None)
+            if self._slow:
+                self._slow.pop(device, None)
             return False
         avoided = self._slow.get(device)
         if avoided is None:
@@ -168,6 +177,18 @@ class LatencyBook:
             return frozenset()
         self._failed = {device: at for device, at in self._failed.items() if now - at < FAILURE_MEMORY_S}
         return frozenset(self._failed)
+
+    def _judge(self, device: int, size: int, peers: Sequence[int]) -> _Judged:
+        key = (device, _class(size), peers if type(peers) is tuple else tuple(peers))
+        known = self._judged.get(key)
+        if known is None or self._records >= known.until:
+            p95 = self._peers_p95(device, key[1], peers)
+            late = None if p95 is None else max(LATE_FLOOR_S, p95)
+            known = _Judged(self._records + ENOUGH, late, self._slow_from(device, size, peers))
+            if len(self._judged) >= JUDGED_MAX:
+                self._judged.clear()
+            self._judged[key] = known
+        return known
 
     def _peers_p95(self, device: int, size_class: int, peers: Sequence[int]) -> float | None:
         found: list[float] = []
@@ -227,6 +248,12 @@ class SpareBudget:
         """A spare read that is under way turned out to need so many more calls and bytes."""
         self._calls -= calls
         self._bytes -= size
+
+
+class _Judged(NamedTuple):
+    until: int  # so many records
+    late: float | None
+    slow_from: float | None
 
 
 class _Avoided:

@@ -18,9 +18,12 @@ from reedbed.common.clock import Deadline
 from reedbed.common.errors import Corrupt, DataLoss, InvalidArgument, ReedbedError, Unavailable
 from reedbed.ec.plan import Piece, pieces
 from reedbed.extents.asking import Asker
+from reedbed.extents.blocks import BlockRows, content_sum
 from reedbed.extents.context import ClusterAccess
 from reedbed.extents.decoding import Decoding, Direct
 from reedbed.protos.types import Extent
+
+RunSums = dict[int, tuple[int, int]]  # of runs of the bytes that were read: where each begins, its length, its CRC32C
 
 
 async def read_extent(
@@ -32,10 +35,12 @@ async def read_extent(
     deadline: Deadline,
     *,
     background: bool = False,
+    sums: RunSums | None = None,
 ) -> None:
     """Fills `into`, `length` writable bytes, with the extent's bytes from `offset`.
 
-    What is read in the `background`, for keeping, gives way to everything else on the devices.
+    What is read in the `background`, for keeping, gives way to everything else on the devices. `sums` gets those of
+    runs of the bytes that come of their being verified; not of what was decoded.
 
     Raises InvalidArgument (a range outside the extent, other memory), Unavailable (too few of its devices answer; says
     which), DataLoss (too few good shards are left; retryable where looking the object up again may help), Corrupt (too
@@ -49,17 +54,28 @@ async def read_extent(
     if not found:
         return
     await asker.locate()
-    await _Reader(asker, into if into.format == "B" and into.ndim == 1 else into.cast("B")).read(found)
+    await _Reader(asker, into if into.format == "B" and into.ndim == 1 else into.cast("B"), sums).read(found)
+
+
+async def read_around(asker: Asker, piece: Piece) -> bytes:
+    """The bytes of one piece of an extent that was located, computed from other shards; from its own if that cannot be.
+
+    Raises what `read_extent` does.
+    """
+    into = bytearray(piece.length)
+    await _Reader(asker, memoryview(into)).around(piece)
+    return bytes(into)
 
 
 class _Reader:
     """One read."""
 
-    __slots__ = ("_into", "asker")
+    __slots__ = ("_into", "_sums", "asker")
 
-    def __init__(self, asker: Asker, into: memoryview) -> None:
+    def __init__(self, asker: Asker, into: memoryview, sums: RunSums | None = None) -> None:
         self.asker = asker
         self._into = into
+        self._sums = sums
 
     async def read(self, found: Sequence[Piece]) -> None:
         if len(found) == 1:
@@ -81,6 +97,10 @@ class _Reader:
                     group.create_task(self._direct(piece, futures.get(piece.shard)))
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
+
+    async def around(self, piece: Piece) -> None:
+        """A piece that begins the memory, without its own shard."""
+        await self._decoded((Piece(piece.shard, piece.start, piece.length, 0),))
 
     def _place(self, piece: Piece) -> memoryview:
         return self._into[piece.at : piece.at + piece.length]
@@ -113,7 +133,7 @@ class _Reader:
         race = _Race(asker, piece)
         try:
             try:
-                await asker.ask(piece.shard, ((piece.start, piece.length),), self._place(piece))
+                await self._ask(piece)
             except asyncio.CancelledError:
                 if not race.overtaken:
                     raise
@@ -136,6 +156,15 @@ class _Reader:
         finally:
             await race.drop()
 
+    async def _ask(self, piece: Piece) -> None:
+        place = self._place(piece)
+        if self._sums is None:
+            await self.asker.ask(piece.shard, ((piece.start, piece.length),), place)
+            return
+        rows: list[BlockRows] = []
+        await self.asker.ask(piece.shard, ((piece.start, piece.length),), place, own=rows)
+        self._sums[piece.at] = (piece.length, content_sum(self.asker.extent.id, rows[0], place))
+
     async def _decoded(self, lost: Sequence[Piece], directs: dict[int, Direct] | None = None) -> bool:
         """Pieces computed from other shards; if that cannot be, as a last resort asked for after all."""
         try:
@@ -150,7 +179,7 @@ class _Reader:
 
     async def _last_resort(self, piece: Piece) -> None:
         try:
-            await self.asker.ask(piece.shard, ((piece.start, piece.length),), self._place(piece))
+            await self._ask(piece)
         except ReedbedError as error:
             self.asker.give_up(piece.shard, error)
             raise self.asker.too_few() from error
@@ -159,6 +188,8 @@ class _Reader:
     def _put(self, lost: Sequence[Piece], found: Sequence[Buffer]) -> None:
         for piece, data in zip(lost, found, strict=True):
             self._place(piece)[:] = data
+            if self._sums is not None:
+                self._sums.pop(piece.at, None)
         self.asker.access.metrics.add("reads.decoded", len(lost))
 
 

@@ -95,6 +95,8 @@ class Sending:
         self._elsewhere = elsewhere
         self._sent = Sent(encoded, extent_id, choice)
         self._flying: dict[asyncio.Task[Ack], int] = {}
+        self._ended: list[asyncio.Task[Ack]] = []  # and not noted yet
+        self._woken: asyncio.Future[None] | None = None
 
     async def run(self) -> Sent:
         """Raises Corrupt, InvalidArgument (a buffer changed, or a device refused the request) and DeadlineExceeded."""
@@ -102,12 +104,13 @@ class Sending:
         began = self._now()
         try:
             for position in self._choice.positions:
-                self._flying[loop.create_task(self._put(position))] = position
+                task = loop.create_task(self._put(position))
+                self._flying[task] = position
+                task.add_done_callback(self._end)
             total = len(self._flying)
             lagging_from: float | None = None
             while self._flying:
-                left = None if lagging_from is None else max(0.0, lagging_from - self._now())
-                done, _ = await asyncio.wait(self._flying, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                done = await self._some(None if lagging_from is None else max(0.0, lagging_from - self._now()))
                 for task in done:
                     self._note(task, self._flying.pop(task))
                 if self._sent.failed and self._pointless():
@@ -126,6 +129,29 @@ class Sending:
         finally:
             await self._land()
         return self._sent
+
+    async def _some(self, left: float | None) -> list[asyncio.Task[Ack]]:
+        """The calls that have ended since it was asked last, once there are any or so many seconds have passed."""
+        if not self._ended and left != 0.0:
+            loop = asyncio.get_running_loop()
+            woken = self._woken = loop.create_future()
+            timer = None if left is None else loop.call_later(left, self._wake)
+            try:
+                await woken
+            finally:
+                self._woken = None
+                if timer is not None:
+                    timer.cancel()
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _end(self, task: asyncio.Task[Ack]) -> None:
+        self._ended.append(task)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
 
     async def _put(self, position: int) -> Ack:
         """One shard to its device, once more if its bytes were altered on the way or the answer was lost: to put the

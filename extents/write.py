@@ -37,19 +37,21 @@ async def write_extent(
     *,
     keeping: bool = False,
     background: bool = False,
+    mutable: bool = True,
 ) -> Extent:
     """Writes an extent whose k data shards are the joined buffers of `shards`, cut into blocks of the lengths
     `borders`, and returns it with its acks, for a commit or a registration to name.
 
-    The map must hold PGs of the profile. What is written in the `background` is nothing that repair and the like would
-    yield to. So is what is written for `keeping`, which is never degraded: its bytes lie elsewhere already.
+    The map must hold PGs of the profile. Buffers that are `mutable` are found out if they change meanwhile. What is
+    written in the `background` is nothing that repair and the like would yield to. So is what is written for `keeping`,
+    which is never degraded: its bytes lie elsewhere already.
 
     Raises InvalidArgument (no bytes, impossible lengths, or a buffer that changed meanwhile; says which), Unavailable
     (too few devices, or failures in every try; says the last), DeadlineExceeded and Corrupt (bytes that repeatedly
     arrive altered). After an error nothing is visible.
     """
     first = await access.new_id(deadline)
-    encoded = await Encoded.make(profile, shards, borders, first)
+    encoded = await Encoded.make(profile, shards, borders, first, mutable)
     return await _Writer(access, encoded, deadline, keeping, background or keeping).write(first)
 
 
@@ -62,8 +64,34 @@ async def write_flat(
     deadline: Deadline,
     *,
     keeping: bool = False,
+    mutable: bool = True,
 ) -> Extent:
     """`write_extent` of bytes that lie in one buffer; `starts`, in order, are where objects begin in it."""
+    shards, borders = _cut(buffer, lengths, starts)
+    return await write_extent(access, profile, shards, borders, deadline, keeping=keeping, mutable=mutable)
+
+
+async def write_summed(
+    access: ClusterAccess,
+    profile: Profile,
+    buffer: memoryview,
+    lengths: Sequence[int],
+    deadline: Deadline,
+    *,
+    mutable: bool = True,
+) -> tuple[Extent, int]:
+    """`write_flat` of one object's bytes, and their CRC32C, which takes no further look at them."""
+    shards, borders = _cut(buffer, lengths, (0,))
+    first = await access.new_id(deadline)
+    encoded = await Encoded.make(profile, shards, borders, first, mutable)
+    value = encoded.content()
+    return await _Writer(access, encoded, deadline, False, False).write(first), value
+
+
+def _cut(
+    buffer: memoryview, lengths: Sequence[int], starts: Sequence[int]
+) -> tuple[list[list[memoryview]], list[list[int]]]:
+    """The data shards of these lengths, and their blocks."""
     shards: list[list[memoryview]] = []
     borders: list[list[int]] = []
     begin = 0
@@ -77,7 +105,7 @@ async def write_flat(
         shards.append([buffer[begin:end]] if length else [])
         borders.append(block_borders(length, inside))
         begin = end
-    return await write_extent(access, profile, shards, borders, deadline, keeping=keeping)
+    return shards, borders
 
 
 class _Writer:
@@ -102,9 +130,12 @@ class _Writer:
             if sent.failed:
                 await self._learn(sent)
             if not sent.failed or self._good_enough(sent):
+                extent = sent.extent()
                 if sent.present < self._encoded.profile.n:
                     self._access.metrics.add("writes.degraded")
-                return sent.extent()
+                elif number == 0:  # else a call that was given up may not have let go of the buffers yet
+                    self._encoded.release()
+                return extent
             self._access.metrics.add("writes.replaced")
         raise Unavailable(
             f"an extent could not be written in {TRIES} tries; the last failure: {self._last}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from reedbed.common import limits
 from reedbed.common.errors import InvalidArgument
@@ -20,10 +21,12 @@ _BUCKET_HINT = (
 def shown(name: str | bytes, limit: int = 200) -> str:
     """A name as a terminal may show it: control characters and what is not UTF-8 escaped, cut at `limit`."""
     text = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
-    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
     return text if len(text) <= limit else text[:limit] + "…"
 
 
+@lru_cache(1024)
 def check_bucket(name: str) -> str:
     """The name, if S3's rules allow it for a bucket; else InvalidArgument."""
     if not _BUCKET.fullmatch(name) or ".." in name or _ADDRESS.fullmatch(name):
@@ -45,7 +48,7 @@ def encode_key(key: str) -> bytes:
         raise InvalidArgument(
             f"key {shown(key)!r} is not UTF-8", hint="Keys are Unicode text without lone surrogates"
         ) from None
-    return check_key(raw)
+    return raw if 0 < len(raw) <= limits.KEY_MAX else check_key(raw)
 
 
 def check_key(raw: bytes) -> bytes:

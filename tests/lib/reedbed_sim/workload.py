@@ -13,8 +13,8 @@ from random import Random
 from typing import Any, Final
 
 from reedbed.client.arguments import clip, key_bytes, version_id
-from reedbed.client.catalog import Target
 from reedbed.client.store import AsyncStore
+from reedbed.client.targets import Target
 from reedbed.common.errors import Corrupt, DataLoss, NotFound, PreconditionFailed, ReedbedError
 from reedbed.common.ids import format_id
 from reedbed.protos import catalog_pb2, methods

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
 from collections import Counter
@@ -75,6 +76,7 @@ class Cluster:
     name: bytes = b"c" * 16
     present: bool = True
     seq: int = 0
+    unchanged: int = 0  # lookups that were answered so
 
     def __post_init__(self) -> None:
         devices = {n: Device(n, bytes([n]) * 16, f"device:{n}", "up") for n in range(1, 9)}
@@ -192,6 +194,14 @@ class Cluster:
                 found.slices.extend(version.slices[: self.slices_page])
                 found.more = len(version.slices) > self.slices_page
                 found.extents.extend(self.named(found.slices))
+                if not found.more:
+                    token = hashlib.sha256(found.SerializeToString(deterministic=True)).digest()
+                    if token == target.known:
+                        found.Clear()
+                        found.unchanged = True
+                        self.unchanged += 1
+                    else:
+                        found.token = token
         return reply
 
     def named(self, slices: Any) -> list[pb.Extent]:

@@ -429,15 +429,15 @@ async def test_streams_hold_a_bounded_number_of_bytes(
     """A put takes no more of its source than window and one extent more than has become durable; reads likewise."""
     window, total = 2 * FULL, 12 * FULL
     held = most = 0
-    write = put_module.write_flat
+    write = put_module.write_summed
 
-    async def counted(*arguments: Any) -> Any:
+    async def counted(*arguments: Any, **settings: Any) -> Any:
         nonlocal held
-        extent = await write(*arguments)
+        written = await write(*arguments, **settings)
         held -= len(arguments[2])
-        return extent
+        return written
 
-    monkeypatch.setattr(put_module, "write_flat", counted)
+    monkeypatch.setattr(put_module, "write_summed", counted)
 
     async def pieces() -> AsyncIterator[bytes]:
         nonlocal held, most

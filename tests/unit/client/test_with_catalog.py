@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reedbed.catalog import audit, sweep
 from reedbed.catalog.committer import Committer
@@ -135,22 +138,26 @@ async def real(world: World, core_of: Callable[..., Core]) -> AsyncIterator[Asyn
 
 
 async def test_a_packed_object_outlives_the_deletion_of_its_neighbour(
-    real: AsyncStore, monkeypatch: pytest.MonkeyPatch
+    real: AsyncStore, monkeypatch: pytest.MonkeyPatch, until: Callable[..., Any]
 ) -> None:
     """Two objects of one extent, committed in different rounds; the first is gone before the second comes."""
-    commit = real._core.putter.commit
+    commits = real._core.commits
+    submit = commits.submit
+    held: list[Any] = []
 
-    async def later(spec: Any, *rest: Any) -> ObjectInfo:
-        if spec.target.key == b"b":
-            await committed.wait()
-            assert await real.delete("data", "a")
-        info = await commit(spec, *rest)
-        committed.set()
-        return info
+    def later(op: bytes, *rest: Any) -> None:
+        if pb.CommitOp.FromString(op).key == b"b":
+            held.append((op, *rest))
+        else:
+            submit(op, *rest)
 
-    committed = asyncio.Event()
-    monkeypatch.setattr(real._core.putter, "commit", later)
-    results = await real.put_many("data", {"a": b"a" * 100, "b": b"b" * 100})
+    monkeypatch.setattr(commits, "submit", later)
+    putting = asyncio.create_task(real.put_many("data", {"a": b"a" * 100, "b": b"b" * 100}))
+    await until(lambda: held)
+    await until(lambda: real.metrics().get("puts.objects"))
+    assert await real.delete("data", "a")
+    submit(*held[0])
+    results = await putting
     assert all(isinstance(info, ObjectInfo) for info in results.values())
     assert real.metrics()["packer.extents"] == 1
     assert "puts.repeated" not in real.metrics()
@@ -333,21 +340,72 @@ async def test_a_registration_under_way_at_the_end_is_not_named_twice(
         assert await store.get("data", "k") == b"x" * 64 * 6
 
 
-async def test_a_large_buffer_that_changes_before_it_is_coded_is_refused(
-    real: AsyncStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_large_buffer_that_changes_during_the_put(
+    real: AsyncStore, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """Between the sum of the version and those of its blocks: else the version could never be read whole."""
+    """Before it is coded: the version is of the bytes that were coded, and can be read whole. After: it is refused."""
     data = bytearray(700 * KIB)
-    write = put_module.write_flat
+    write = put_module.write_summed
 
-    async def late(*arguments: Any) -> Any:
-        data[5] ^= 1
-        return await write(*arguments)
+    async def late(*arguments: Any, **settings: Any) -> Any:
+        if when == "before":
+            data[5] ^= 1
+        written = await write(*arguments, **settings)
+        if when == "after":
+            data[5] ^= 1
+        return written
 
-    monkeypatch.setattr(put_module, "write_flat", late)
-    with pytest.raises(InvalidArgument, match="changed"):
+    monkeypatch.setattr(put_module, "write_summed", late)
+    if when == "before":
         await real.put("data", "k", data)
-    assert not await real.exists("data", "k")
+        assert await real.get("data", "k") == data
+    else:
+        with pytest.raises(InvalidArgument, match="changed"):
+            await real.put("data", "k", data)
+        assert not await real.exists("data", "k")
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 1 << 32), st.booleans())
+def test_clients_read_what_any_of_them_has_committed_last(
+    new_cluster: Callable[..., Any], core_of: Callable[..., Core], seed: int, versioned: bool
+) -> None:
+    """Whatever each remembers of where things were."""
+    rng = random.Random(seed)
+
+    async def run() -> None:
+        world = World(new_cluster())
+        async with AsyncExitStack() as stack:
+            stores = [await stack.enter_async_context(AsyncStore(core_of(world))) for _ in range(3)]
+            await stores[0].create_bucket("data", profile="rs-2-1", versioned=versioned)
+            model: dict[str, bytes | None] = dict.fromkeys("abc")
+            kept: list[tuple[str, str, bytes]] = []
+            for _ in range(60):
+                store, key = rng.choice(stores), rng.choice("abc")
+                what = rng.random()
+                if what < 0.2:
+                    model[key] = data = rng.randbytes(rng.choice([0, 1, 1000]))
+                    info = await store.put("data", key, data)
+                    kept.append((key, info.version, data))
+                elif what < 0.3:
+                    await store.delete("data", key)
+                    model[key] = None
+                elif what < 0.4 and versioned and kept:
+                    key, version, data = rng.choice(kept)
+                    assert await store.get("data", key, version=version) == data
+                else:
+                    found = {name: blob async for name, blob in store.get_many("data", list("abc"), missing="none")}
+                    assert found == model
+                    if model[key] is not None:
+                        assert await store.get("data", key) == model[key]
+                        continue
+                    with pytest.raises(NotFound):
+                        await store.get("data", key)
+            assert world.problems() == []
+        await world.committer.close()
+
+    asyncio.run(run())
 
 
 async def test_a_cancelled_long_put_aborts_its_upload(

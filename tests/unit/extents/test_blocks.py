@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reedbed.common.checksums import block_sum
+from reedbed.common.checksums import block_sum, crc32c
 from reedbed.common.errors import Corrupt
 from reedbed.common.ids import Id
-from reedbed.extents.blocks import BlockRows, build_table, pack_table, unpack_table, verify_rows
+from reedbed.extents.blocks import BlockRows, build_table, content_sum, pack_table, unpack_table, verify_rows
 
 EXTENT = Id(bytes(range(16)))
 borders_of = st.lists(st.integers(1, 50), min_size=1, max_size=8)
@@ -65,3 +65,23 @@ def test_right_bytes_in_the_wrong_place_do_not_pass():
     assert verify_rows(EXTENT, BlockRows(3, 1, 0, rows), b"abcabc") == 1
     assert verify_rows(EXTENT, BlockRows(3, 0, 0, rows), b"abcabcd") == 2
     assert verify_rows(EXTENT, BlockRows(3, 0, 0, rows), b"abcab") == 1
+
+
+@given(st.lists(st.sampled_from([1, 77, 65_535, 65_536]), min_size=1, max_size=5), st.integers(0, 1 << 31))
+@settings(max_examples=40)
+def test_the_contents_sum_is_that_of_its_bytes(borders, value):
+    content = bytes(i * 7 & 255 for i in range(251)) * (sum(borders) // 251 + 1)
+    content = content[: sum(borders)]
+    rows = BlockRows(2, 5, 0, tuple((n, 0) for n in borders))
+    at, made = 0, []
+    for block, length in enumerate(borders, 5):
+        made.append((length, block_sum(EXTENT, 2, block, content[at : at + length])))
+        at += length
+    rows = BlockRows(2, 5, 0, tuple(made))
+    assert content_sum(EXTENT, rows, content, value) == crc32c(content, value)
+
+
+def test_rows_that_reach_past_the_bytes():
+    rows = BlockRows(0, 0, 0, unpack_table(build_table(EXTENT, 0, [bytes(100)], [60, 40])))
+    assert verify_rows(EXTENT, rows, bytes(99)) == 1
+    assert verify_rows(EXTENT, rows, bytes(101)) == 2

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import replace
 from itertools import combinations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from reedbed.common.checksums import block_sum
+from reedbed.common.checksums import block_sum, crc32c
 from reedbed.common.clock import Deadline
 from reedbed.common.errors import Corrupt, DeadlineExceeded, InvalidArgument, ReedbedError, Unavailable
 from reedbed.common.ids import Id
+from reedbed.common.limits import MIB
 from reedbed.ec.codec import codec_for
+from reedbed.ec.cut import block_borders
 from reedbed.ec.profiles import Profile
 from reedbed.extents import encoded as encoded_module
 from reedbed.extents import sending as sending_module
-from reedbed.extents.blocks import unpack_table
+from reedbed.extents.blocks import build_table, unpack_table
 from reedbed.extents.encoded import Encoded
 from reedbed.extents.write import write_extent
 
@@ -298,17 +303,69 @@ async def test_a_buffer_that_changes_while_it_is_sent(make_twin, some_bytes):
             await twin.write(buffer)
 
 
-async def test_a_buffer_that_changes_while_it_is_encoded(some_bytes, monkeypatch):
-    buffer = bytearray(some_bytes(1000))
+@pytest.mark.parametrize("column", [0, 3])
+async def test_a_buffer_that_changes_while_it_is_encoded(some_bytes, monkeypatch, column):
+    """In a column, or, before it comes to that, in a block that reaches from the column before into it."""
+    size = 4 * encoded_module.COLUMN
+    buffer = bytearray(some_bytes(size))
+    borders = [1000, *block_borders(size - 1000)]
 
     class Changing:
-        def encode(self, data, parity):
-            codec_for(RS42).encode(data, parity)
-            buffer[0] ^= 1
+        def encoder(self, data, parity):
+            encode = codec_for(RS42).encoder(data, parity)
+
+            def changing(start, end):
+                if start == column * encoded_module.COLUMN:
+                    buffer[start] ^= 1
+                encode(start, end)
+
+            return changing
 
     monkeypatch.setattr(encoded_module, "codec_for", lambda _: Changing())
     with pytest.raises(InvalidArgument, match="the buffer changed"):
-        await Encoded.make(RS42, [[buffer], [], [], []], [[1000], [], [], []], Id(bytes(16)))
+        await Encoded.make(RS42, [[buffer], [], [], []], [borders, [], [], []], Id(bytes(16)))
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 65_536), max_size=9), min_size=4, max_size=4).filter(any),
+    st.booleans(),
+    st.integers(0, 1 << 30),
+)
+@settings(max_examples=30, deadline=None)
+def test_shards_in_columns_are_as_shards_in_one_go(borders, mutable, seed):
+    data = [random.Random(seed + shard).randbytes(sum(blocks)) for shard, blocks in enumerate(borders)]
+    id_ = Id(bytes(range(16)))
+
+    async def run():
+        encoded = await Encoded.make(RS42, [[part] for part in data], borders, id_, mutable)
+        parity = [bytearray(max(map(len, data))) for _ in range(2)]
+        codec_for(RS42).encode(data, parity)
+        assert encoded.parts == [*data, *parity]
+        for shard, table in enumerate(await encoded.tables(id_)):
+            blocks = borders[shard] if shard < 4 else block_borders(len(parity[0]))
+            assert table == build_table(id_, shard, [encoded.parts[shard]], blocks)
+        assert encoded.content() == crc32c(b"".join(data))
+
+    asyncio.run(run())
+
+
+async def test_parity_buffers_serve_again(make_twin, some_bytes):
+    """Once all shards are durable, and not where a device failed; what is written next is right all the same."""
+    twin = make_twin()
+    for round_ in range(3):
+        data = some_bytes(5 * MIB + round_)
+        lengths = [MIB + MIB // 4 + round_, *[MIB + MIB // 4] * 3]
+        extent = await twin.write(data, lengths)
+        assert len(encoded_module._spare[lengths[0]]) == 2
+        for shard in (0, 1):
+            twin.set_state(twin.number(extent, shard), "down")
+        assert await twin.read(extent) == data
+        for shard in (0, 1):
+            twin.set_state(twin.number(extent, shard), "up")
+    encoded_module._spare.clear()
+    twin.holder(extent, 2).dead = True
+    assert (await twin.write(data)).present.bit_count() == 5
+    assert not encoded_module._spare
 
 
 async def test_a_buffer_that_changes_between_two_tries(some_bytes):
