@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import signal
 import tempfile
@@ -23,6 +24,21 @@ if TYPE_CHECKING:
 
 _FOLDER: Final = click.Path(path_type=Path, file_okay=False, exists=True)
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
+
+
+class _Seconds(click.FloatRange):
+    """A time; nan lies between any two bounds, as click sees it."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value} is no time", param, ctx)
+        return seconds
+
+
+_SECONDS_TYPE: Final = _Seconds(0.05, 3600)
 _QUICK_S: Final = 0.2
 _SECONDS: Final = 3.0
 _REPETITIONS: Final = 3
@@ -84,7 +100,7 @@ def _ended_by_signals() -> Iterator[None]:
 @click.option(
     "--repetitions", type=click.IntRange(1, 100), default=None, help="How often all is measured [default: 3]."
 )
-@click.option("--seconds", type=click.FloatRange(0.05, 3600), default=None, help="For each row [default: 3].")
+@click.option("--seconds", type=_SECONDS_TYPE, default=None, help="For each row [default: 3].")
 @click.option(
     "--rows", "patterns", multiple=True, metavar="PATTERN", help="Only rows such as 'GET 64*', and what they need."
 )
@@ -221,7 +237,7 @@ def _write(report: Report, lines: list[str], output: Path | None) -> None:
 
 @bench.command(short_help="What this machine can do.")
 @click.option("--dir", "folder", type=_FOLDER, default=None, help="Folder for the appends [default: a temporary one].")
-@click.option("--seconds", type=click.FloatRange(0.05, 3600), default=1.0, show_default=True, help="For each figure.")
+@click.option("--seconds", type=_SECONDS_TYPE, default=1.0, show_default=True, help="For each figure.")
 @json_option
 def limits(folder: Path | None, seconds: float, as_json: bool) -> None:
     """Measure the limits of this machine: memory, checksums, codes, loopback, syncs and appends."""

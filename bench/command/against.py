@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from reedbed.bench.markdown import number, table
-from reedbed.bench.report import Report, RowReport, Summary
+from reedbed.bench.report import Report, RowReport
+
+_ENOUGH: Final = 2  # repetitions, to know how far they lie apart
 
 
-def verdict(before: Summary, now: Summary) -> str:
-    """Whether a row changed by more than what the repetitions of either run lie apart."""
-    change = now.value / before.value - 1
-    if abs(change) <= max(before.spread, now.spread):
+def verdict(before: RowReport, now: RowReport) -> str:
+    """Whether a row changed by more than what the repetitions of either run lie apart; no word on single ones."""
+    first, second = before.summary, now.summary
+    if first is None or second is None or min(_measured(before), _measured(now)) < _ENOUGH or not first.value:
+        return ""
+    change = second.value / first.value - 1
+    if abs(change) <= max(first.spread, second.spread):
         return "within the spread"
     return "faster" if change > 0 else "slower"
+
+
+def _measured(row: RowReport) -> int:
+    return sum(one is not None for one in row.reedbed)
 
 
 def _change(before: float, now: float) -> str:
@@ -33,7 +44,7 @@ def _row(medium: str, before: RowReport, now: RowReport) -> list[str]:
         _change(cpu[0], cpu[1]),
         f"{before.ratio:.3f} → {now.ratio:.3f}" if both else "",
         _change(before.ratio or 0, now.ratio or 0) if both else "",
-        verdict(first, second),
+        verdict(before, now),
     ]
 
 

@@ -24,11 +24,10 @@ import uvloop
 import reedbed
 from reedbed.bench.content import Content, shuffled
 from reedbed.bench.measured import Window, resident
-from reedbed.bench.orders import Answer, Clean, Go, Hello, Order, Prepare, Ready, WaitDown
+from reedbed.bench.orders import Answer, Clean, Go, Hello, Order, Prepare, Probe, Ready, WaitDown
 from reedbed.bench.table import DEGRADED, DELETE, GET, LIST, PUT, Row
 from reedbed.client.store import AsyncStore
-from reedbed.common.errors import AlreadyExists, Corrupt, InvalidArgument, NotFound, ReedbedError
-from reedbed.protos.types import ObjectInfo
+from reedbed.common.errors import AlreadyExists, Corrupt, NotFound, ReedbedError, Unavailable
 
 Operation: TypeAlias = Callable[[int, int], Awaitable[None]]  # of an object's number, and of the task
 
@@ -181,29 +180,30 @@ class Client:
         prefix = f"{self._prefix}/"
 
         async def listing(number: int, slot: int) -> None:
-            # without a delimiter there are no prefixes
-            if [entry.key async for entry in store.list(bucket, prefix)] != keys:  # type: ignore[union-attr]
+            if await self._keys(bucket, prefix) != keys:
                 raise Corrupt("a listing differs from what was put", where=bucket)
 
         return listing
 
+    async def _keys(self, bucket: str, prefix: str = "") -> list[str]:
+        # without a delimiter there are no rows but objects
+        return [row.key async for row in self._store.list(bucket, prefix)]  # type: ignore[union-attr]
+
     async def wait_down(self, order: WaitDown) -> None:
-        """Until so many devices are known to be down; InvalidArgument if that takes too long."""
+        """Until so many devices are known to be down; Unavailable if that takes too long."""
         end = time.monotonic() + order.seconds
         while True:
             states = [device["state"] for device in (await self._store.status())["devices"]]
             if len(states) - states.count("up") == order.count:
                 return
             if time.monotonic() > end:
-                raise InvalidArgument(f"after {order.seconds:g} s not {order.count} devices are down: {states}")
+                raise Unavailable(f"after {order.seconds:g} s not {order.count} devices are down: {states}")
             await asyncio.sleep(_WAIT_S)
 
     async def clean(self) -> None:
         """Deletes objects and buckets."""
         for bucket in sorted(self._made):
-            keys = [
-                row.key async for page in self._store.list_pages(bucket) for row in page if isinstance(row, ObjectInfo)
-            ]
+            keys = await self._keys(bucket)
             for start in range(0, len(keys), _LIST_OBJECTS):
                 for result in (await self._store.delete_many(bucket, keys[start : start + _LIST_OBJECTS])).values():
                     if isinstance(result, Exception):
@@ -232,6 +232,8 @@ async def serve(orders: Connection) -> None:
             answer: Answer = Ready()
             try:
                 match order:
+                    case Probe():
+                        await store.status()
                     case Prepare(row):
                         await client.prepare(row)
                     case Go():

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self, cast
 
 from reedbed.bench.measured import Window
-from reedbed.bench.orders import Answer, Clean, Go, Hello, Order, Prepare, WaitDown
+from reedbed.bench.orders import Answer, Clean, Go, Hello, Order, Prepare, Probe, WaitDown
 from reedbed.bench.table import Row
 from reedbed.common.errors import DeadlineExceeded, ReedbedError, Unavailable
 
@@ -92,6 +92,11 @@ class Clients:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.close()
+
+    def probe(self) -> None:
+        """Raises what a cluster that does not answer gives."""
+        self._all[0].order(Probe())
+        self._all[0].answer()
 
     def prepare(self, row: Row) -> None:
         """Returns when each of them is ready for the row."""

@@ -9,6 +9,7 @@ from reedbed.bench.report import NGINX, MediumReport, Report, RowReport, Summary
 from reedbed.common.limits import GIB
 
 _TITLES = {"ram": "In memory", "disk": "On disk", "cluster": "An existing cluster"}
+_BUSY = 0.1  # of all cores
 _PARTS = ("client", "catalogd", "storaged")
 
 
@@ -82,6 +83,7 @@ def _cost(row: RowReport) -> list[str]:
         _parts(ours, seconds),
         number(sum(ours.cpu_ms.values())) if ours else "",
         number(sum(nginx.cpu_ms.values())) if nginx else "",
+        percent(ours.others) if ours else "",
         _parts(ours, {part: value / 1e6 for part, value in ours.rss.items()} if ours else None),
         f"{ours.disk_per_byte:.2f}" if ours and ours.disk_per_byte is not None else "",
     ]
@@ -112,6 +114,7 @@ def medium_lines(name: str, medium: MediumReport) -> list[str]:
         "CPU s: client + catalogd + storaged",
         "CPU ms each",
         "nginx's",
+        "others' CPU",
         "RSS MB: client + catalogd + storaged",
         "disk bytes a byte",
     )
@@ -136,7 +139,18 @@ def head_lines(report: Report) -> list[str]:
         f"- Python {machine.python} at {machine.interpreter}: {machine.optimised}",
         f"- {machine.kernel}, {machine.processor}, {machine.cores} cores, {machine.memory / GIB:.0f} GiB",
         f"- {NGINX}: {report.nginx}",
+        *_busy_words(report),
         "",
+    ]
+
+
+def _busy_words(report: Report) -> list[str]:
+    """That others were at work, if that is so: rates say little then, CPU for each operation more."""
+    shares = [row.summary.others for part in report.media.values() for row in part.rows if row.summary]
+    if not shares or statistics.median(shares) < _BUSY:
+        return []
+    return [
+        f"- a busy machine: others had {percent(statistics.median(shares))} of its cores, in the median of the rows"
     ]
 
 
@@ -148,10 +162,9 @@ def goal_lines(report: Report) -> list[str]:
     short = [one for one in found if not one[2].met]
     lines = [f"{len(found) - len(short)} of {len(found)} goals are met{'; short are:' if short else '.'}", ""]
     for medium, row, goal in short:
-        part = percent(goal.reached / goal.wanted)
         lines.append(
             f"- {row.name}, {_TITLES.get(medium, medium).lower()}: {number(goal.reached)} of {number(goal.wanted)} "
-            f"{goal.what}, {part}"
+            f"{goal.what}, {percent(goal.part)}"
         )
     return [*lines, ""] if short else lines
 

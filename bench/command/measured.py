@@ -39,6 +39,7 @@ class Measurement(msgspec.Struct):
     p99_ms: float
     cpu: dict[str, float]
     rss: dict[str, int]
+    others: float = 0.0  # CPU seconds that went to all other processes meanwhile, or to other machines
     disk: dict[str, int] = {}  # bytes of allocated blocks that a put row added, by part
 
     @property
@@ -85,6 +86,16 @@ def combine(
         rss={"client": sum(window.rss for window in windows), **rss},
     )
     return measurement, histogram
+
+
+def busy_seconds() -> float:
+    """CPU seconds that this machine has spent on anything so far, or had to leave to other machines."""
+    try:
+        fields = Path("/proc/stat").read_bytes().split(b"\n", 1)[0].split()[1:]
+    except OSError:
+        return 0.0
+    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in fields[:8])
+    return (user + nice + system + irq + softirq + steal) / _TICKS
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:

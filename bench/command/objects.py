@@ -18,19 +18,21 @@ from reedbed.bench.content import Content
 from reedbed.bench.limits import measure
 from reedbed.bench.local import cluster, disk_bytes, kill
 from reedbed.bench.machine import in_memory, machine, medium
-from reedbed.bench.measured import Window, combine, cpu_seconds, resident
+from reedbed.bench.measured import Measurement, Window, busy_seconds, combine, cpu_seconds, resident
 from reedbed.bench.nginx import INSTALL, Nginx, find_nginx, version_of
 from reedbed.bench.orders import Hello
 from reedbed.bench.rawhttp import run_forked
 from reedbed.bench.report import FORMAT, KIND, NGINX, OURS, Report, Rows, Settings, value_of
-from reedbed.bench.table import DEAD, DEGRADED, DEVICES, NO_BYTES, PROFILE, PUT, Row
+from reedbed.bench.table import DEAD, DEGRADED, DEVICES, PROFILE, PUT, Row
 from reedbed.common.errors import Corrupt, ReedbedError
 from reedbed.transport.tls import TlsConfig
 
 EXISTING: Final = "cluster"  # the medium of a cluster that was there before
 
-_TIMEOUT_S: Final = 60.0
+_TIMEOUT_S: Final = 30.0
 _DOWN_S: Final = 60.0
+_LIMIT_S: Final = 0.6  # for each limit
+_LIMIT_PART: Final = 4  # of the time of a row, at most
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ class Run:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._nginx = find_nginx() if plan.peer else None
-        self._rows = {name: Rows(plan.rows) for name in plan.folders}
+        self._machine = machine()
+        self._rows = {name: Rows(plan.rows, self._machine.cores) for name in plan.folders}
 
     def run(self) -> Report:
         """Measures everything. Corrupt where other bytes came back; other failures of a row are in the report."""
@@ -101,7 +104,7 @@ class Run:
             reedbed=reedbed.__version__,
             began=began.isoformat(timespec="seconds"),
             took_s=round(time.monotonic() - start, 1),
-            machine=machine(),
+            machine=self._machine,
             nginx=self._nginx_words(),
             settings=self._plan.settings,
             media={name: rows.report(name, self._words(name)) for name, rows in self._rows.items()},
@@ -134,7 +137,7 @@ class Run:
         settle(folder)
         with fresh(folder, "limits") as place:
             place.mkdir()
-            rows.limits.append(measure(place, min(0.6, self._plan.settings.seconds)))
+            rows.limits.append(measure(place, min(_LIMIT_S, self._plan.settings.seconds / _LIMIT_PART)))
 
     @contextmanager
     def _target(self, folder: Path, name: str) -> Iterator[Target]:
@@ -158,6 +161,7 @@ class Run:
         hello = Hello(target.endpoint, _TIMEOUT_S, target.tls, bucket, "p")
         with ExitStack() as stack:
             one = stack.enter_context(Clients(hello, 1))
+            one.probe()
             many: Clients | None = None
             for row in members:
                 missing = [name for name in row.after if self._lacks(rows, name)]
@@ -181,8 +185,7 @@ class Run:
                 except Corrupt:
                     raise
                 except ReedbedError as error:
-                    rows.fail(row, f"{error.code}: {error}")
-                    self._say(f"  {row.name}: {error.code}: {error}")
+                    self._failed(rows, row, error)
             if not target.known:
                 one.clean()
 
@@ -197,16 +200,15 @@ class Run:
             clients.wait_down(DEAD, _DOWN_S)
         clients.prepare(row)
         disk = target.disk() if row.kind == PUT else {}
-        cpu = target.cpu()
+        busy, cpu = busy_seconds(), target.cpu()
         windows = clients.measure(self._plan.settings.seconds, row.objects_most)
         used = {part: value - cpu[part] for part, value in target.cpu().items()}
-        measurement, times = combine(windows, row.size if row.kind not in NO_BYTES else 0, used, target.rss())
+        measurement, times = combine(windows, row.bytes_each, used, target.rss())
+        measurement.others = max(0.0, busy_seconds() - busy - sum(measurement.cpu.values()))
         if disk:
             measurement.disk = {part: value - disk[part] for part, value in target.disk().items()}
         rows.add(OURS, row, measurement, times)
-        self._say(
-            f"  {row.name}: {value_of(row.unit, measurement):,.1f} {row.unit}, {measurement.cpu_ms:.3f} ms CPU each"
-        )
+        self._measured(row, measurement)
 
     def _theirs(self, rows: Rows, members: Sequence[Row], server: Nginx) -> None:
         """The same rows by nginx."""
@@ -220,39 +222,56 @@ class Run:
             has = stored.get((row.size, row.concurrency), [])
             if row.kind != PUT and not has:
                 continue  # the row before failed
-            used: dict[str, float] = {}
-            rss: dict[str, int] = {}
-            disk: dict[str, int] = {}
-
-            def around(
-                run: Callable[[], list[Window]],
-                used: dict[str, float] = used,
-                rss: dict[str, int] = rss,
-                disk: dict[str, int] = disk,
-                put: bool = row.kind == PUT,
-            ) -> list[Window]:
-                before, held = cpu_seconds(server.pids), disk_bytes([server.files]) if put else 0
-                windows = run()
-                used[NGINX] = cpu_seconds(server.pids) - before
-                rss[NGINX] = resident(server.pids)
-                if put:
-                    disk["devices"] = disk_bytes([server.files]) - held
-                return windows
-
+            watch = _Watch(server, put=row.kind == PUT)
             try:
-                windows = run_forked(server, row, content, has, self._plan.settings.seconds, around)
+                windows = run_forked(server, row, content, has, self._plan.settings.seconds, watch)
             except Corrupt:
                 raise
             except ReedbedError as error:
-                rows.fail(row, f"nginx: {error.code}: {error}")
-                self._say(f"  {row.name}, nginx: {error.code}: {error}")
+                self._failed(rows, row, error, f"{NGINX}: ")
                 continue
             if row.kind == PUT:
                 stored[row.size, row.concurrency] = [window.operations for window in windows]
-            measurement, times = combine(windows, row.size if row.kind not in NO_BYTES else 0, used, rss)
-            measurement.disk = disk
+            measurement, times = combine(windows, row.bytes_each, watch.cpu, watch.rss)
+            measurement.others = max(0.0, watch.busy - sum(measurement.cpu.values()))
+            measurement.disk = watch.disk
             rows.add(NGINX, row, measurement, times)
-            self._say(f"  {row.name}, nginx: {value_of(row.unit, measurement):,.1f} {row.unit}")
+            self._measured(row, measurement, f", {NGINX}")
+
+    def _measured(self, row: Row, measurement: Measurement, who: str = "") -> None:
+        value = value_of(row.unit, measurement)
+        self._say(f"  {row.name}{who}: {value:,.1f} {row.unit}, {measurement.cpu_ms:.3f} ms CPU each")
+
+    def _failed(self, rows: Rows, row: Row, error: ReedbedError, who: str = "") -> None:
+        why = f"{who}{error.code}: {error}"
+        rows.fail(row, why)
+        self._say(f"  {row.name}: {why}")
+
+
+class _Watch:
+    """What nginx and the machine use while a row runs."""
+
+    def __init__(self, server: Nginx, *, put: bool) -> None:
+        self._server = server
+        self._put = put
+        self.cpu: dict[str, float] = {}
+        self.rss: dict[str, int] = {}
+        self.disk: dict[str, int] = {}
+        self.busy = 0.0
+
+    def __call__(self, run: Callable[[], list[Window]]) -> list[Window]:
+        held = self._held()
+        busy, used = busy_seconds(), cpu_seconds(self._server.pids)
+        windows = run()
+        self.cpu[NGINX] = cpu_seconds(self._server.pids) - used
+        self.busy = busy_seconds() - busy
+        self.rss[NGINX] = resident(self._server.pids)
+        if self._put:
+            self.disk["devices"] = self._held() - held
+        return windows
+
+    def _held(self) -> int:
+        return disk_bytes([self._server.files]) if self._put else 0
 
 
 def settle(folder: Path) -> None:

@@ -23,6 +23,11 @@ class Hello:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """Answered by Ready if the cluster answers."""
+
+
+@dataclass(frozen=True)
 class Prepare:
     """Get ready for a row. Answered by Ready."""
 
@@ -56,5 +61,5 @@ class Ready:
     """Done."""
 
 
-Order: TypeAlias = Hello | Prepare | Go | WaitDown | Clean
+Order: TypeAlias = Hello | Probe | Prepare | Go | WaitDown | Clean
 Answer: TypeAlias = Ready | Window | ReedbedError

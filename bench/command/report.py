@@ -37,6 +37,7 @@ class Summary(msgspec.Struct):
     cpu_ms: dict[str, float]  # for one operation, by part
     rss: dict[str, int]
     disk_per_byte: float | None  # allocated on devices for each byte of user data
+    others: float = 0.0  # part of all cores that other processes had
 
 
 class Share(msgspec.Struct):
@@ -47,11 +48,12 @@ class Share(msgspec.Struct):
 
 
 class Goal(msgspec.Struct):
-    """One goal of a row, and the median of what was reached."""
+    """One goal of a row and what was reached: medians; `part` is that of the goals that each repetition set."""
 
     what: str
     wanted: float
     reached: float
+    part: float
     met: bool
 
 
@@ -137,7 +139,7 @@ def spread(values: Sequence[float]) -> float:
     return (max(values) - min(values)) / middle if middle else 0.0
 
 
-def summarise(unit: str, repetitions: Iterable[Measurement | None], times: HdrHistogram) -> Summary | None:
+def summarise(unit: str, repetitions: Iterable[Measurement | None], times: HdrHistogram, cores: int) -> Summary | None:
     """Medians and spread; None where nothing was measured. `times` has the latencies of all repetitions."""
     measured = [one for one in repetitions if one is not None]
     if not measured:
@@ -155,6 +157,7 @@ def summarise(unit: str, repetitions: Iterable[Measurement | None], times: HdrHi
         },
         rss={part: int(statistics.median(one.rss[part] for one in measured)) for part in measured[0].rss},
         disk_per_byte=statistics.median(on_disk) if on_disk else None,
+        others=statistics.median(one.others / one.seconds for one in measured) / cores,
     )
 
 
@@ -187,8 +190,9 @@ def limit_of(row: Row, medium: str, limits: Mapping[str, Limit]) -> tuple[str, f
 class Rows:
     """Collects what repetitions give, and makes the report of it."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], cores: int) -> None:
         self._rows = list(rows)
+        self._cores = cores
         self._measured: dict[tuple[str, str], list[Measurement | None]] = {}
         self._times: dict[tuple[str, str], HdrHistogram] = {}
         self._errors: dict[str, str] = {}
@@ -224,7 +228,7 @@ class Rows:
 
     def _summary(self, who: str, row: Row) -> Summary | None:
         times = self._times.get((who, row.name))
-        return None if times is None else summarise(row.unit, self._measured[who, row.name], times)
+        return None if times is None else summarise(row.unit, self._measured[who, row.name], times, self._cores)
 
     def _row(self, row: Row, medium: str) -> RowReport:
         ours, nginx = self._values(OURS, row), self._values(NGINX, row)
@@ -237,7 +241,7 @@ class Rows:
             concurrency=row.concurrency,
             processes=row.processes,
             reedbed=self._measured.get((OURS, row.name), []),
-            nginx=[one for one in self._measured.get((NGINX, row.name), []) if row.with_nginx],
+            nginx=self._measured.get((NGINX, row.name), []) if (NGINX, row.name) in self._times else [],
             summary=self._summary(OURS, row),
             nginx_summary=self._summary(NGINX, row),
             ratio=statistics.median(to_nginx) if to_nginx else None,
@@ -276,14 +280,14 @@ class Rows:
     ) -> list[Goal]:
         """A goal that each repetition sets anew, by the limits that it found."""
         wants = [wanted(limits) for limits in self.limits]
-        reached = ratios(ours, wants)
-        if not reached:
+        parts = ratios(ours, wants)
+        if not parts:
             return []
-        part = statistics.median(reached)
-        middle = statistics.median(wants)
-        return [Goal(row.unit, middle, part * middle, part >= 1.0)]
+        reached = statistics.median(value for value in ours if value is not None)
+        part = statistics.median(parts)
+        return [Goal(row.unit, statistics.median(wants), reached, part, part >= 1.0)]
 
 
 def _goal(what: str, wanted: float, values: Sequence[float]) -> Goal:
     reached = statistics.median(values)
-    return Goal(what, wanted, reached, reached >= wanted)
+    return Goal(what, wanted, reached, reached / wanted, reached >= wanted)

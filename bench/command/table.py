@@ -20,7 +20,6 @@ GET: Final = "GET"
 DEGRADED: Final = "GET degraded"
 LIST: Final = "LIST"
 DELETE: Final = "DELETE"
-NO_BYTES: Final = (LIST, DELETE)  # kinds that move no user data
 
 _GROUP_BYTES: Final = 1536 * MIB  # of user data that one put row writes at most: 2.25 GiB as stored
 _KEYS_MAX: Final = 60_000  # of one row
@@ -48,6 +47,11 @@ class Row:
     def bulk(self) -> bool:
         """Whether bytes count rather than operations."""
         return self.size >= MIB
+
+    @property
+    def bytes_each(self) -> int:
+        """User data that one operation moves."""
+        return 0 if self.kind in (LIST, DELETE) else self.size
 
     @property
     def unit(self) -> str:
