@@ -211,12 +211,12 @@ def _panels(section: Section) -> Iterator[Panel]:
     yield Panel("CPU for each operation, ms", section.x, lines(lambda series, point: point.cpu_ms), binary)
     if section.name == OBJECTS:
         of_catalog = [
-            Line("catalog an object", _points(section, lambda point: point.catalog_each)),
-            Line("catalogd writes", _points(section, lambda point: point.catalog_written)),
-            Line("storaged write", _points(section, lambda point: point.storage_written)),
+            Line("catalog an object", _most(section, lambda point: point.catalog_each)),
+            Line("catalogd writes", _most(section, lambda point: point.catalog_written)),
+            Line("storaged write", _most(section, lambda point: point.storage_written)),
         ]
         yield Panel("Bytes for each object put", section.x, of_catalog, binary)
-    memory = [Line(part, _points(section, _memory(part))) for part in ("client", "catalogd", "storaged")]
+    memory = [Line(part, _most(section, _memory(part))) for part in ("client", "catalogd", "storaged")]
     yield Panel("Memory, MB", section.x, memory, binary)
 
 
@@ -228,8 +228,10 @@ def _memory(part: str) -> Callable[[Point], float]:
     return lambda point: point.measurement.rss.get(part, 0) / 1e6
 
 
-def _points(section: Section, cost: Callable[[Point], float]) -> list[tuple[float, float]]:
-    """Of the first work that puts, wherever it has a cost above zero."""
-    series = next((series for series in section.series if series.puts), None)
-    points = [] if series is None else [(point.x, cost(point)) for point in series.points]
-    return [(x, y) for x, y in points if y > 0]
+def _most(section: Section, cost: Callable[[Point], float]) -> list[tuple[float, float]]:
+    """The greatest cost at each place, of all works, where it is above zero."""
+    found: dict[float, float] = {}
+    for series in section.series:
+        for point in series.points:
+            found[point.x] = max(found.get(point.x, 0.0), cost(point))
+    return [(x, y) for x, y in sorted(found.items()) if y > 0]
