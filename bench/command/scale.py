@@ -28,7 +28,7 @@ from reedbed.bench.local import disk_bytes
 from reedbed.bench.machine import machine, medium
 from reedbed.bench.orders import Hello
 from reedbed.bench.table import GET, GET_MANY, LOG, PAGE, PUT, PUT_MORE, Row, size_text
-from reedbed.bench.target import Target, fresh_cluster, measure_row, settle
+from reedbed.bench.target import Target, calm_down, fresh_cluster, measure_row, settle
 from reedbed.common.limits import KIB, MIB
 
 SECTIONS: Final = (OBJECTS, DEVICES, CLIENTS, SIZES)
@@ -40,6 +40,7 @@ _FILLERS: Final = 2  # processes
 _CLUSTER_BYTES: Final = 1536 * MIB  # of user data, before the next cluster begins
 _ROW_BYTES: Final = 512 * MIB
 _PUTS: Final = 1_000  # of one row at most, or a quarter of what is there
+_TASKS, _TASKS_LARGE = 8, 2
 _WORTH: Final = 1.5  # times the objects of the last place: so many more must be there to measure again
 
 
@@ -137,6 +138,8 @@ class Scale:
                 if there < before * _WORTH:
                     break
                 settle(folder)
+                calm = calm_down(target)
+                self._plan.say(f"  the cluster is {'calm' if calm else 'still at work on what was put'}")
                 for kind, name, tasks in works:
                     row = Row(name, kind, _SMALL, tasks, OBJECTS, keys=filled)
                     done = self._measure(all_series[kind], there, one, row, target, most=max(_PUTS, there // 4))
@@ -169,14 +172,13 @@ class Scale:
         return section
 
     def _sizes(self) -> Section:
-        """Against the size of objects: eight tasks up to a MiB, then two."""
-        names = [("PUT x8", True), ("GET x8", False), ("PUT x2", True), ("GET x2", False)]
+        """Against the size of objects."""
         section = Section(
             SIZES,
-            "With the size of objects",
+            f"With the size of objects: {_TASKS} tasks up to 1 MiB, {_TASKS_LARGE} beyond",
             "size of an object",
             medium(self._plan.ram),
-            [Series(name, "MB/s", puts=puts) for name, puts in names],
+            [Series(kind, "MB/s", puts=kind == PUT) for kind in (PUT, GET)],
         )
         self._begin(section, self._plan.ram)
         waiting = list(self._plan.sizes.sizes)
@@ -185,9 +187,8 @@ class Scale:
                 stored = 0
                 while waiting and stored < _CLUSTER_BYTES - _ROW_BYTES:
                     size = waiting.pop(0)
-                    tasks = 8 if size <= MIB else 2
-                    pair = section.series[:2] if tasks == 8 else section.series[2:]
-                    for series, row in zip(pair, _pair(size, tasks), strict=True):
+                    tasks = _TASKS if size <= MIB else _TASKS_LARGE
+                    for series, row in zip(section.series, _pair(size, tasks), strict=True):
                         done = self._measure(series, size, one, row, target, most=max(tasks, _ROW_BYTES // size))
                         stored += done * size if series.puts else 0
         return section

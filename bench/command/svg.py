@@ -131,9 +131,7 @@ def _panel(panel: Panel) -> list[str]:
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     marks = sorted(set(xs))
     step = math.ceil(len(marks) / 5)
-    for number, tick in enumerate(marks):
-        if number % step and tick != marks[-1]:
-            continue
+    for tick in marks[::-step]:
         words = size(tick) if panel.binary else short(tick)
         parts.append(f'<text x="{at_x(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{words}</text>')
     parts.append(f'<text x="{(_LEFT + right) / 2}" y="{bottom + 36}" text-anchor="middle">{escape(panel.x)}</text>')

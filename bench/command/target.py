@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from hdrh.histogram import HdrHistogram
 
@@ -17,6 +19,10 @@ from reedbed.bench.machine import in_memory
 from reedbed.bench.measured import Measurement, busy_seconds, combine, cpu_seconds, resident, written_bytes
 from reedbed.bench.table import DEVICES, PROFILE, Row
 from reedbed.transport.tls import TlsConfig
+
+_CALM_S: Final = 60.0
+_LOOK_S: Final = 1.0
+_IDLE: Final = 0.15  # of a core, all daemons of a cluster that serves nobody together
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,17 @@ def measure_row(
     if disk:
         measurement.disk = {part: value - disk[part] for part, value in target.disk().items()}
     return measurement, times
+
+
+def calm_down(target: Target, most_s: float = _CALM_S) -> bool:
+    """Waits until the daemons have little to do: what was put is copied and compared a little later. False if not."""
+    end = time.monotonic() + most_s
+    while time.monotonic() < end:
+        before = sum(target.cpu().values())
+        time.sleep(_LOOK_S)
+        if (sum(target.cpu().values()) - before) / _LOOK_S < _IDLE:
+            return True
+    return False
 
 
 def settle(folder: Path) -> None:

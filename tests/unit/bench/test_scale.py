@@ -59,6 +59,7 @@ def clusters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     monkeypatch.setattr(scale, "fresh_cluster", fresh)
     monkeypatch.setattr(scale, "Clients", Counting)
     monkeypatch.setattr(scale, "settle", lambda folder: None)
+    monkeypatch.setattr(target, "_LOOK_S", 0.001)
     monkeypatch.setattr(target, "disk_bytes", lambda folders: 1_000)
     return asked
 
