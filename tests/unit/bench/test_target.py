@@ -35,10 +35,14 @@ def test_it_is_calm_when_daemons_do_little(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_place_is_gone_afterwards(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), fresh(tmp_path, "place") as place:
-        place.mkdir()
-        (place / "file").touch()
-        raise RuntimeError
+    def fail() -> None:
+        with fresh(tmp_path, "place") as place:
+            place.mkdir()
+            (place / "file").touch()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 
