@@ -17,20 +17,17 @@ from typing import Final
 from reedbed.common.checksums import Buffer, Sums, place_sums
 from reedbed.common.errors import InvalidArgument
 from reedbed.common.ids import Id
-from reedbed.common.limits import BLOCK, KIB, MIB, PAYLOAD_MAX
+from reedbed.common.limits import BLOCK, KIB, PAYLOAD_MAX
 from reedbed.ec.codec import codec_for
 from reedbed.ec.cut import block_borders
 from reedbed.ec.profiles import Profile
+from reedbed.extents import buffers
 from reedbed.extents.blocks import BlockRows, build_table, content_sum, pack_table, unpack_table
 from reedbed.extents.offload import off_loop
 
 COLUMN: Final = 128 * KIB  # of each shard at a time: those of 4+2 fit what a processor's own cache holds
-SPARE_FROM: Final = MIB  # parity buffers of at least that are kept for the next extent
-SPARE_BYTES: Final = 32 * MIB  # so much of them
 
 assert COLUMN % BLOCK == 0
-
-_spare: dict[int, list[bytearray]] = {}  # by length; lists are only appended to and popped from, by any thread
 
 
 class Encoded:
@@ -60,7 +57,7 @@ class Encoded:
             if sum(blocks) != length or (blocks and not (min(blocks) >= 1 and max(blocks) <= BLOCK)):
                 raise InvalidArgument(f"the blocks of shard {shard} do not make up its {length} bytes")
         self._borders = [*borders, *[block_borders(longest)] * profile.m]
-        self._parity = [_buffer(longest) for _ in range(profile.m)]
+        self._parity = [buffers.take(longest) for _ in range(profile.m)]
         self.parts: list[Buffer] = [*data, *[memoryview(part) for part in self._parity]]
         self._first = first
         self._mutable = mutable
@@ -103,11 +100,8 @@ class Encoded:
 
     def release(self) -> None:
         """Nobody reads the parity buffers any more: they serve the next extent. Nothing else may be asked of this."""
-        length = len(self._parity[0])
-        if length >= SPARE_FROM:
-            if sum(size * len(kept) for size, kept in list(_spare.items())) + length > SPARE_BYTES:
-                _spare.clear()  # what is there has lengths that may never be wanted again
-            _spare.setdefault(length, []).extend(self._parity)
+        for buffer in self._parity:
+            buffers.give(buffer)
         self._parity = []
         self.parts = self.parts[: self.profile.k]
 
@@ -187,13 +181,6 @@ def _changed(shard: int) -> InvalidArgument:
         f"the buffer changed while it was being written (data shard {shard})",
         hint="Leave the buffer alone until the put has ended, or hand over a copy",
     )
-
-
-def _buffer(length: int) -> bytearray:
-    try:
-        return _spare[length].pop()
-    except (KeyError, IndexError):
-        return bytearray(length)
 
 
 def _joined(parts: Sequence[Buffer]) -> Buffer:

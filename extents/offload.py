@@ -21,3 +21,19 @@ async def off_loop(size: int, work: Callable[[], T]) -> T:
     if size < INLINE_BELOW:
         return work()
     return await asyncio.get_running_loop().run_in_executor(None, work)
+
+
+async def off_loop_to_its_end(size: int, work: Callable[[], T]) -> T:
+    """`off_loop` for work that writes into a caller's memory: where the caller is cancelled it is waited for."""
+    if size < INLINE_BELOW:
+        return work()
+    running = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            try:
+                await asyncio.wait((running,))
+            except asyncio.CancelledError:
+                continue
+        raise
