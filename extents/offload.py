@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from reedbed.common.limits import KIB
+from reedbed.common.limits import MIB
 
 T = TypeVar("T")
 
-INLINE_BELOW: Final = 128 * KIB  # bytes that coding or summing gets through in less time than a thread takes to start
+# Bytes that are summed in 0.1 ms and coded in 0.3: the way to a thread and back costs as much, and the event loop waits
+# for the lock of the interpreter on top of it.
+INLINE_BELOW: Final = 2 * MIB
 
 
 async def off_loop(size: int, work: Callable[[], T]) -> T:
