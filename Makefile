@@ -1,15 +1,18 @@
 # `make demo` and `make test` need nothing but Python 3.11 or newer: they set up .venv by themselves.
-.PHONY: help setup demo test check lint layers types generated lock bench soak clean
+.PHONY: help setup demo test check lint layers types generated lock bench bench-more soak clean
 
 BIN = .venv/bin
 SIMULATE_S = 600
+BENCH_OUTPUT = bench-report
 
 help:
 	@echo "make demo    start a cluster, store a real tree and a 1 GiB file, kill two daemons, read all back"
 	@echo "make test    all tests"
 	@echo "make check   lint, layers, types, generated code, and make test"
 	@echo "make soak    power cuts on a real file system, under load (needs root), and the simulation for ten minutes"
-	@echo "make bench   measure this machine's limits, a local cluster, one with a slow device, repair and compaction"
+	@echo "make bench   measure a local cluster in memory and on disk, beside nginx and this machine's limits (12 minutes);"
+	@echo "             AGAINST=objects.json compares with an earlier run, BENCH=... adds options of reedbed bench objects"
+	@echo "make bench-more  measure a cluster with a slow device, repair and compaction"
 	@echo "make lock    renew requirements.lock from requirements-dev.in"
 
 setup:
@@ -43,9 +46,11 @@ soak: setup
 	PYTHONHASHSEED=0 PYTHONPATH=tests/lib $(BIN)/python -m reedbed_sim --seed $$(date +%s) --count 1000000 --at-once 2 \
 		--seconds $(SIMULATE_S)
 
-bench: setup
-	$(BIN)/python bench/limits.py
-	$(BIN)/python bench/objects.py
+bench:
+	@tools/setup_bench.sh
+	.venv-bench/bin/reedbed bench objects --progress --output $(BENCH_OUTPUT) $(if $(AGAINST),--against $(AGAINST)) $(BENCH)
+
+bench-more: setup
 	$(BIN)/python bench/slow.py
 	$(BIN)/python bench/compact.py
 	$(BIN)/python bench/repair.py
@@ -56,4 +61,4 @@ lock: setup
 		--no-header --no-annotate --upgrade requirements-dev.in -o requirements.lock
 
 clean:
-	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench bench-report build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -29,7 +29,7 @@ setup(
         "rich>=13.9",
         "uvloop>=0.21; sys_platform != 'win32'",
     ],
-    extras_require={"all": []},
+    extras_require={"all": ["hdrhistogram>=0.10"], "bench": ["hdrhistogram>=0.10"]},
     entry_points={"console_scripts": ["reedbed=reedbed.cli.main:main"]},
     classifiers=[
         "Operating System :: POSIX :: Linux",

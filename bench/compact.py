@@ -21,13 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from limits import medium
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "lib"))
 
 from reedbed_cluster import REEDBED, LocalCluster, local_cluster
 
 import reedbed
+from reedbed.bench.machine import medium
 from reedbed.common.limits import KIB, MIB
 
 SMALL = 4 * KIB

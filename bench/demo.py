@@ -17,26 +17,21 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limits import medium
-
 import reedbed
-from reedbed.common.limits import GIB, KIB, MIB
+from reedbed.bench.local import REEDBED, cluster, disk_bytes, restarted, size_of, wait_for_states
+from reedbed.bench.machine import medium
+from reedbed.common.limits import GIB, MIB
 
 DEVICES = 6
 PROFILE = "rs-4-2"
 MORE_FILES, MORE_SIZE = 200, 64 * MIB  # what is put while a device is dead
-WAIT_S = 30.0
-REEDBED = [sys.executable, "-m", "reedbed.cli"]
 
 
 @dataclass
@@ -107,72 +102,9 @@ def compare(what: str, before: dict[str, str], after: dict[str, str]) -> None:
     say(f"{what}: all {len(before):,} digests are equal")
 
 
-def disk_bytes(folders: Iterable[Path]) -> int:
-    """Bytes that files below the folders take on disk, without the reserves that devices keep."""
-    total = 0
-    for folder in folders:
-        for path in folder.rglob("*"):
-            if path.is_file() and path.name != "reserve":
-                total += path.stat().st_blocks * 512
-    return total
-
-
-@contextmanager
-def cluster(folder: Path) -> Iterator[dict[str, Any]]:
-    """A whole local cluster while in the context."""
-    command = [*REEDBED, "up", "--dir", str(folder), "--devices", str(DEVICES), "--profile", PROFILE]
-    process = subprocess.Popen([*command, "--port", "0", "--json"], stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise SystemExit("the cluster did not start")
-        yield json.loads(line)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-
-
 def kill(device: dict[str, Any]) -> None:
     os.kill(device["pid"], signal.SIGKILL)
     say(f"killed the storaged of device {device['id']} (SIGKILL)")
-
-
-@contextmanager
-def restarted(devices: list[dict[str, Any]], endpoint: str) -> Iterator[None]:
-    """Storaged processes for devices that were killed, while in the context."""
-    processes = []
-    try:
-        for device in devices:
-            command = [*REEDBED, "storaged", "--dir", device["dir"], "--catalog", endpoint, "--log-level", "error"]
-            processes.append(subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE))
-        for process in processes:
-            assert process.stdout is not None
-            process.stdout.readline()
-        yield
-    finally:
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
-        for process in processes:
-            process.wait()
-
-
-def wait_for_up(endpoint: str, count: int) -> None:
-    """Until the cluster says that so many devices are up."""
-    deadline = time.monotonic() + WAIT_S
-    while True:
-        states = [device["state"] for device in run("status", "--endpoint", endpoint)["devices"]]
-        if states.count("up") == count:
-            return
-        if time.monotonic() > deadline:
-            raise SystemExit(f"after {WAIT_S:g} s {states.count('up')} devices are up instead of {count}")
-
-
-def size_of(text: str) -> int:
-    match = re.fullmatch(r"([0-9]+)\s*(KiB|MiB|GiB|)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"not a size: {text!r}; write such as 256MiB")
-    return int(match[1]) * {"": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}[match[2]]
 
 
 def demo(folder: Path, size: int) -> None:
@@ -184,7 +116,7 @@ def demo(folder: Path, size: int) -> None:
     for number in range(MORE_FILES):
         random_file(more / f"small-{number:03}", 1 + number * 97)
     random_file(more / "large", min(MORE_SIZE, size))
-    with cluster(folder / "cluster") as state:
+    with cluster(folder / "cluster", devices=DEVICES, profile=PROFILE) as state:
         at = ["--endpoint", state["endpoint"]]
         quiet = ["--quiet", "--no-progress", *at]
         devices = state["devices"]
@@ -215,7 +147,7 @@ def demo(folder: Path, size: int) -> None:
         compare("large file, read healthy", large, {"random.bin": digest(out / "random.bin")})
         compare("large file, read with two dead", large, {"random.bin": digest(again / "random.bin")})
         with restarted(devices[:2], state["endpoint"]):
-            wait_for_up(state["endpoint"], DEVICES)
+            wait_for_states(state["endpoint"], "up", DEVICES)
             say("the two are started again; all six devices are up")
             print_table(folder, steps, user_bytes, stored)
 

@@ -31,15 +31,16 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from demo import size_of
 from hdrh.histogram import HdrHistogram
-from limits import loopback, medium
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "lib"))
 
 from reedbed_cluster import LocalCluster, local_cluster
 
 import reedbed
+from reedbed.bench.limits import loopback
+from reedbed.bench.local import size_of
+from reedbed.bench.machine import medium
 from reedbed.client.store import AsyncStore
 from reedbed.common.limits import GIB, KIB, MIB
 

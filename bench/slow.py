@@ -28,7 +28,6 @@ from statistics import median
 
 import uvloop
 from hdrh.histogram import HdrHistogram
-from limits import medium
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "lib"))
 
@@ -37,6 +36,7 @@ from reedbed_faults.cluster import listening
 from reedbed_faults.proxy import FaultyProxy
 
 import reedbed
+from reedbed.bench.machine import medium
 from reedbed.client.store import AsyncStore
 from reedbed.common.limits import KIB, MIB
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 
@@ -44,6 +45,7 @@ def create(edit: Edit, name: str, versioned: bool, profile: str) -> Bucket:
     edit.writer.put(keys.NEXT_BUCKET, records.NUMBER.encode(NumberRow(number + 1)))
     entry = edit.append(log.CREATE_BUCKET, NO_ID, name)
     row = BucketRow(number, versioned, resolved, entry.time_us)
+    edit.buckets.clear()
     edit.writer.put(key, records.BUCKET.encode(row))
     edit.count(buckets=1)
     return _bucket(name, row)
@@ -59,6 +61,7 @@ def delete(edit: Edit, name: str) -> None:
     ):
         if next(iter(edit.writer.scan(prefix, keys.after(prefix))), None) is not None:
             raise NotEmpty(f"bucket {name!r} still has {what}", where=f"reedbed://{name}", hint=hint)
+    edit.buckets.clear()
     edit.writer.delete(keys.bucket(name))
     edit.append(log.DELETE_BUCKET, NO_ID, name)
     edit.count(buckets=-1)
@@ -73,7 +76,21 @@ def get(reader: Reader, name: str) -> Bucket:
         raise NotFound(
             f"there is no bucket {shown(name)!r}", where=f"reedbed://{shown(name)}", hint="Make it with `reedbed mb`"
         )
-    return _bucket(name, records.BUCKET.decode(data, key))
+    return _decoded(name, data)
+
+
+def of(edit: Edit, name: str) -> Bucket:
+    """As `get`, and looked up once for all operations of an Edit."""
+    bucket = edit.buckets.get(name)
+    if bucket is None:
+        bucket = edit.buckets[name] = get(edit.rows, name)
+    return bucket
+
+
+@lru_cache(1024)
+def _decoded(name: str, data: bytes) -> Bucket:
+    """By what the row says, so that it need not be found out again by every operation."""
+    return _bucket(name, records.BUCKET.decode(data, keys.bucket(name)))
 
 
 def set_profile(edit: Edit, name: str, profile: str) -> None:
@@ -81,6 +98,7 @@ def set_profile(edit: Edit, name: str, profile: str) -> None:
     get(edit.writer, name)
     key = keys.bucket(name)
     row = records.BUCKET.decode(edit.writer.get(key) or b"", key)
+    edit.buckets.clear()
     edit.writer.put(key, records.BUCKET.encode(msgspec.structs.replace(row, profile=profile)))
 
 

@@ -43,14 +43,14 @@ def apply(edit: Edit, request: catalog_pb2.CommitRequest) -> catalog_pb2.CommitR
             if room < 0:
                 raise ResourceExhausted("the answers to this call are too long", hint="Commit fewer operations at once")
             operation = operation_from_message(message)
-            outcome.CopyFrom(apply_one(edit, operation, offers))
+            _tell(outcome, operation, apply_one(edit, operation, offers))
         except ReedbedError as error:
             outcome.error.CopyFrom(convert.error_to_message(error))
         room -= outcome.ByteSize()
     return reply
 
 
-def apply_one(edit: Edit, operation: Operation, offers: Offers) -> catalog_pb2.Outcome:
+def apply_one(edit: Edit, operation: Operation, offers: Offers) -> OutcomeRow:
     """Apply one operation, or repeat its outcome.
 
     Raises InvalidArgument, PreconditionFailed, NotFound, BelowHorizon, StaleGeneration, Unavailable.
@@ -58,37 +58,40 @@ def apply_one(edit: Edit, operation: Operation, offers: Offers) -> catalog_pb2.O
     check_new_id(edit.needs.leases, operation.id, "operation id")
     known = outcomes.recall(edit, operation.id, operation.digest)
     if known is None:
+        mark = edit.mark()
         try:
-            with edit.savepoint():
-                known = _decide(edit, operation, offers)
-                outcomes.remember(edit, operation.id, known)
-        except ReedbedError as error:
-            outcomes.remember_refusal(edit, operation.id, operation.digest, error)
+            known = _decide(edit, operation, offers)
+            outcomes.remember(edit, operation.id, known)
+        except BaseException as error:
+            edit.undo_to(mark)
+            if isinstance(error, ReedbedError):
+                outcomes.remember_refusal(edit, operation.id, operation.digest, error)
             raise
     refusal = outcomes.refusal(known)
     if refusal is not None:
         raise refusal
-    return _answer(operation, known)
+    return known
 
 
 def _decide(edit: Edit, operation: Operation, offers: Offers) -> OutcomeRow:
-    bucket = buckets.get(edit.writer, operation.bucket)
-    current = versions.current(edit.writer, bucket, operation.key)
+    bucket = buckets.of(edit, operation.bucket)
+    current = versions.current(edit.rows, bucket, operation.key)
     _check_condition(operation, current)
     work = operation.work
     if isinstance(work, PutWork):
-        return _put(edit, bucket, operation, work, offers)
+        return _put(edit, bucket, operation, work, current, offers)
     if isinstance(work, CopyWork):
         return _copy(edit, bucket, operation, work, current)
     return _delete(edit, bucket, operation, work, current)
 
 
 def _check_condition(operation: Operation, current: VersionRow | None) -> None:
-    where = f"reedbed://{operation.bucket}/{shown(operation.key)}"
     if operation.if_none_match and current is not None:
+        where = f"reedbed://{operation.bucket}/{shown(operation.key)}"
         raise PreconditionFailed("if_none_match: the object exists", where=where)
     if not operation.if_match:
         return
+    where = f"reedbed://{operation.bucket}/{shown(operation.key)}"
     if current is None:
         raise PreconditionFailed(f"if_match {operation.if_match[:64]}: there is no object", where=where)
     etag = etag_of(format_id(current.version))
@@ -96,9 +99,11 @@ def _check_condition(operation: Operation, current: VersionRow | None) -> None:
         raise PreconditionFailed(f"if_match {operation.if_match[:64]}: the object's etag is {etag}", where=where)
 
 
-def _put(edit: Edit, bucket: Bucket, operation: Operation, work: PutWork, offers: Offers) -> OutcomeRow:
+def _put(
+    edit: Edit, bucket: Bucket, operation: Operation, work: PutWork, current: VersionRow | None, offers: Offers
+) -> OutcomeRow:
     profile = edit.needs.profiles.resolve(work.profile) if work.profile else bucket.profile
-    size = sum(slice_.length for slice_ in work.slices)
+    size = work.slices[0].length if len(work.slices) == 1 else sum([slice_.length for slice_ in work.slices])
     if work.upload is not None:
         size += uploads.size(edit.writer, work.upload, bucket, operation.key)
     if size != work.size:
@@ -109,26 +114,27 @@ def _put(edit: Edit, bucket: Bucket, operation: Operation, work: PutWork, offers
     else:
         held = uploads.finish(edit, namer, work.upload, work.slices, offers, profile)
     entry = edit.append(log.PUT, operation.id, bucket.name, operation.key, operation.id, work.size)
+    log_now = edit.log
     row = VersionRow(
-        version=operation.id,
-        seq=edit.log.seq,
-        modified_us=entry.time_us,
-        size=work.size,
-        checksum=work.checksum,
-        profile=profile,
-        content_type=work.content_type,
-        metadata=work.metadata,
-        slices=held.slices,
-        slice_list=held.slice_list,
+        operation.id,
+        log_now.seq,
+        entry.time_us,
+        work.size,
+        work.checksum,
+        profile,
+        work.content_type,
+        work.metadata,
+        held.slices,
+        held.slice_list,
     )
-    versions.install(edit, bucket, operation.key, row)
+    versions.install(edit, bucket, operation.key, row, current)
     recoding.check(edit, namer, row, held.profiles)
-    return _made(edit, operation, row, keep_metadata=False)
+    return OutcomeRow(operation.digest, log_now.term, log_now.seq, modified_us=entry.time_us, profile=profile)
 
 
 def _copy(edit: Edit, bucket: Bucket, operation: Operation, work: CopyWork, current: VersionRow | None) -> OutcomeRow:
-    source_bucket = buckets.get(edit.writer, work.source_bucket)
-    source = versions.require(edit.writer, source_bucket, work.source_key, work.source_version)
+    source_bucket = buckets.of(edit, work.source_bucket)
+    source = versions.require(edit.rows, source_bucket, work.source_key, work.source_version)
     same = source_bucket.number == bucket.number
     itself = same and work.source_key == operation.key
     if itself and current is not None and source.version == current.version and not work.replace_metadata:
@@ -150,9 +156,9 @@ def _copy(edit: Edit, bucket: Bucket, operation: Operation, work: CopyWork, curr
         slices=held.slices,
         slice_list=held.slice_list,
     )
-    versions.install(edit, bucket, operation.key, row)
+    versions.install(edit, bucket, operation.key, row, current)
     recoding.check(edit, namer, row, held.profiles)
-    return _made(edit, operation, row, keep_metadata=True)
+    return _made(edit, operation, row)
 
 
 def _delete(
@@ -169,16 +175,16 @@ def _delete(
             profile=bucket.profile,
             marker=True,
         )
-        versions.install(edit, bucket, operation.key, marker)
-        made = _made(edit, operation, marker, keep_metadata=True)
+        versions.install(edit, bucket, operation.key, marker, current)
+        made = _made(edit, operation, marker)
         return msgspec.structs.replace(made, removed=current is not None)
     if work.version is None:
         row = current
     else:
-        row = versions.by_id(edit.writer, bucket, operation.key, work.version)
+        row = versions.by_id(edit.rows, bucket, operation.key, work.version)
     if row is None:
         return OutcomeRow(operation.digest)
-    versions.remove(edit, bucket, operation.key, row)
+    versions.remove(edit, bucket, operation.key, row, current)
     kind = log.DELETE_VERSION if bucket.versioned else log.DELETE
     edit.append(kind, operation.id, bucket.name, operation.key, row.version, row.size)
     return OutcomeRow(operation.digest, edit.log.term, edit.log.seq, removed=True)
@@ -188,30 +194,28 @@ def _namer(bucket: Bucket, operation: Operation) -> OfVersion:
     return OfVersion(operation.id, bucket.number, bucket.versioned, operation.key)
 
 
-def _made(edit: Edit, operation: Operation, row: VersionRow, *, keep_metadata: bool) -> OutcomeRow:
-    info = outcomes.bare(row, keep_metadata=keep_metadata)
-    return OutcomeRow(operation.digest, edit.log.term, edit.log.seq, info=info)
+def _made(edit: Edit, operation: Operation, row: VersionRow) -> OutcomeRow:
+    bare = msgspec.structs.replace(row, slices=(), slice_list=None)
+    return OutcomeRow(operation.digest, edit.log.term, edit.log.seq, info=bare)
 
 
-def _answer(operation: Operation, known: OutcomeRow) -> catalog_pb2.Outcome:
-    answer = catalog_pb2.Outcome(removed=known.removed, log_term=known.term, log_seq=known.seq)
-    row = known.info
-    if row is not None:
-        if isinstance(operation.work, PutWork):
-            work = operation.work
-            row = msgspec.structs.replace(row, content_type=work.content_type, metadata=work.metadata)
-        message = catalog_pb2.ObjectInfo(
-            bucket=operation.bucket,
-            key=operation.key,
-            version=row.version,
-            size=row.size,
-            checksum=row.checksum,
-            content_type=row.content_type,
-            metadata=row.metadata,
-            modified_us=row.modified_us,
-            profile=row.profile,
-            latest=True,
-            delete_marker=row.marker,
-        )
-        answer.info.CopyFrom(message)
-    return answer
+def _tell(outcome: catalog_pb2.Outcome, operation: Operation, known: OutcomeRow) -> None:
+    """Fill in the answer to an operation."""
+    outcome.log_term, outcome.log_seq = known.term, known.seq
+    if known.removed:
+        outcome.removed = True
+    work, row, told = operation.work, known.info, outcome.info
+    if isinstance(work, PutWork):
+        told.version = operation.id
+        told.size, told.checksum, told.content_type = work.size, work.checksum, work.content_type
+        if work.metadata:
+            told.metadata.update(work.metadata)
+        told.modified_us, told.profile = (row or known).modified_us, (row or known).profile
+    elif row is not None:
+        told.version = row.version
+        told.size, told.checksum, told.content_type = row.size, row.checksum, row.content_type
+        told.metadata.update(row.metadata)
+        told.modified_us, told.profile, told.delete_marker = row.modified_us, row.profile, row.marker
+    else:
+        return
+    told.bucket, told.key, told.latest = operation.bucket, operation.key, True

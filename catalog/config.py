@@ -19,6 +19,7 @@ from reedbed.common.limits import (
     OUT_AFTER_S,
     READ_DEADLINE_MAX_S,
 )
+from reedbed.transport.stream_server import check_advertised
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class CatalogdSettings:
     copy on the cluster. redo_keep: how many records are kept at most until they are in it. capacity: bytes that the
     catalog's data file may have, 0 for the whole disk; reserve: of its disk, or of these, for what makes room only.
     compact_below: extents are rewritten once what is live in them costs at most so many percent of what they hold; 0:
-    never. tls_*: PEM files; all three, or none.
+    never. streams: offer framed streams, at stream_port (0: any free one), or at HOST:PORT advertise_streams as clients
+    are told. tls_*: PEM files; all three, or none.
     """
 
     dir: Path
@@ -53,6 +55,9 @@ class CatalogdSettings:
     capacity: int = 0
     reserve: int = CATALOG_RESERVE
     compact_below: int = COMPACT_BELOW
+    streams: bool = True
+    stream_port: int = 0
+    advertise_streams: str = ""
     log_level: str = "info"
     tls_ca: Path | None = None
     tls_cert: Path | None = None
@@ -61,8 +66,10 @@ class CatalogdSettings:
     def __post_init__(self) -> None:
         check_cluster_settings(self.level or "device", self.default_profile or "rs-4-2")
         self.times()
-        if not 0 <= self.port <= 65535:
-            raise InvalidArgument(f"port {self.port} is not from 0 to 65535")
+        for port in (self.port, self.stream_port):
+            if not 0 <= port <= 65535:
+                raise InvalidArgument(f"port {port} is not from 0 to 65535")
+        check_advertised(self.advertise_streams)
         if self.delete_grace_s < (0 if self.short_grace else READ_DEADLINE_MAX_S):
             raise InvalidArgument(
                 f"a grace of {self.delete_grace_s:g} s is shorter than reads may take",

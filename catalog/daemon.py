@@ -23,6 +23,7 @@ from reedbed.common.ids import ID_BYTES, Id
 from reedbed.transport.grpc_client import GrpcConnector
 from reedbed.transport.grpc_server import GrpcServer, check_free
 from reedbed.transport.lane import Hello, Request, Response
+from reedbed.transport.stream_server import Streams
 from reedbed.transport.tls import tls_from
 
 READ_THREADS: Final = 4
@@ -68,6 +69,7 @@ async def run_catalogd(settings: CatalogdSettings, ready: Callable[[str], None],
     clock = SystemClock()
     tls = tls_from(settings.tls_ca, settings.tls_cert, settings.tls_key)
     bind = f"{settings.host}:{settings.port}"
+    streams = Streams(settings.stream_port, settings.advertise_streams) if settings.streams else None
     check_free(bind)  # before a folder is made
     connector = GrpcConnector(tls=tls, role="catalogd")
     async with contextlib.AsyncExitStack() as stack:
@@ -83,7 +85,7 @@ async def run_catalogd(settings: CatalogdSettings, ready: Callable[[str], None],
 
         serving = _Serving(await made())
         stack.push_async_callback(lambda: serving.catalog.close())
-        server = GrpcServer(serving, bind=bind, tls=tls)
+        server = GrpcServer(serving, bind=bind, tls=tls, streams=streams)
         port = await server.start()
         stack.push_async_callback(server.stop, STOP_GRACE_S)
         endpoint = f"{settings.host}:{port}"

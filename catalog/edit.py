@@ -4,52 +4,80 @@ Invariants:
 - Log numbers are gapless: the state row and the entries of one Edit reach the writer together, or neither does.
 - The time of an entry is never below that of the entry before, whatever the machine's clock does.
 - Only one Edit at a time is open on a writer; `flush` writes what it holds in memory before the next one begins.
+- The rows of extents that the Edit names or lets go wait in `waiting` and are written once, with all that follows from
+  them, however many of its operations touch them. Whoever takes `writer` finds them written. `rows` is the same writer
+  without that, for whoever looks at none of the tables of extents (extents.py, lacks.py, sparse.py).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from reedbed.catalog import keys, records
 from reedbed.catalog.engine import Reader, Writer
 from reedbed.catalog.needs import Needs
-from reedbed.catalog.records import CountersRow, LogRow, LogStateRow, SparseRow
+from reedbed.catalog.records import CountersRow, ExtentRow, LogRow, LogStateRow, SparseRow
 from reedbed.common.ids import Id
+
+if TYPE_CHECKING:
+    from reedbed.catalog.buckets import Bucket
+
+# The row that the writer has, and the one that it is to get
+Waiting = tuple[ExtentRow | None, ExtentRow]
+Settle = Callable[["Edit", Id, ExtentRow | None, ExtentRow], None]
+Mark = tuple[int, LogStateRow, dict[str, int], dict[tuple[str, int], int], int]
 
 
 class Edit:
     """Made by `editing`. `term` and `end` are those of the newest log entry."""
 
     def __init__(self, writer: Writer, needs: Needs) -> None:
-        self.writer = writer
+        self.rows: Final = writer
         self.needs = needs
         self._stored = log_state(writer)
         self.log = self._stored
-        self._tally: Counter[str] = Counter()
-        self._sparse: Counter[tuple[str, int]] = Counter()
+        self._tally: dict[str, int] = {}
+        self._sparse: dict[tuple[str, int], int] = {}
+        self.waiting: dict[Id, Waiting] = {}
+        self._journal: list[tuple[Id, Waiting | None]] = []
+        self._settle: Settle | None = None
+        self.buckets: dict[str, Bucket] = {}  # that were looked up (buckets.of)
+
+    @property
+    def writer(self) -> Writer:
+        """The transaction, with everything written that this Edit has done so far."""
+        if self.waiting:
+            self.settle()
+        return self.rows
+
+    def wait(self, extent_id: Id, stored: ExtentRow | None, row: ExtentRow, settle: Settle) -> None:
+        """Have `settle` write this row of an extent in place of `stored`, which the writer has, later and once."""
+        self._journal.append((extent_id, self.waiting.get(extent_id)))
+        self.waiting[extent_id] = (stored, row)
+        self._settle = settle
+
+    def settle(self) -> None:
+        """Write the rows of extents that wait."""
+        while self.waiting:
+            extent_id, waiting = self.waiting.popitem()
+            self._journal.append((extent_id, waiting))
+            assert self._settle is not None
+            self._settle(self, extent_id, *waiting)
 
     def append(
         self, kind: int, id_: bytes, bucket: str, key: bytes = b"", version: bytes = b"", size: int = 0
     ) -> LogRow:
         """Write the next log entry; its number is `self.log.seq` afterwards."""
-        time_us = max(int(self.needs.clock.wall() * 1e6), self.log.time_us)
-        row = LogRow(
-            term=self.needs.leases.term(),
-            time_us=time_us,
-            kind=kind,
-            id=id_,
-            bucket=bucket,
-            key=key,
-            version=b"" if version == id_ else version,
-            size=size,
-        )
-        seq = self.log.seq + 1
-        self.writer.put(keys.log(seq), records.LOG.encode(row))
-        self.log = msgspec.structs.replace(self.log, term=row.term, seq=seq, time_us=time_us)
+        log = self.log
+        time_us = max(int(self.needs.clock.wall() * 1e6), log.time_us)
+        term, seq = self.needs.leases.term(), log.seq + 1
+        row = LogRow(term, time_us, kind, id_, bucket, key, b"" if version == id_ else version, size)
+        self.rows.put(keys.log(seq), records.LOG.encode(row))
+        self.log = LogStateRow(term, seq, log.floor_term, log.floor_seq, time_us)
         return row
 
     def trimmed(self, term: int, seq: int) -> None:
@@ -58,41 +86,58 @@ class Edit:
 
     def count(self, **deltas: int) -> None:
         """Add to counters of CountersRow."""
-        self._tally.update(deltas)
+        tally = self._tally
+        for name, delta in deltas.items():
+            tally[name] = tally.get(name, 0) + delta
 
     def count_sparse(self, fill: int, extents: int, size: int) -> None:
         """So many extents more of that fill, with so many bytes more beyond what their live ones are worth."""
-        self._sparse["extents", fill] += extents
-        self._sparse["bytes", fill] += size
+        for which, delta in ((("extents", fill), extents), (("bytes", fill), size)):
+            self._sparse[which] = self._sparse.get(which, 0) + delta
+
+    def mark(self) -> Mark:
+        """Where the Edit stands."""
+        return self.rows.mark(), self.log, self._tally.copy(), self._sparse.copy(), len(self._journal)
+
+    def undo_to(self, mark: Mark) -> None:
+        """Undo everything since `mark` said this, log numbers and counts too."""
+        rows, self.log, self._tally, self._sparse, length = mark
+        while len(self._journal) > length:
+            extent_id, before = self._journal.pop()
+            if before is None:
+                self.waiting.pop(extent_id, None)
+            else:
+                self.waiting[extent_id] = before
+        self.rows.undo_to(rows)
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """The writer's savepoint, which also takes back log numbers and counts."""
-        log, tally, sparse = self.log, self._tally.copy(), self._sparse.copy()
+        """The writer's savepoint, which also takes back log numbers, counts, and rows that wait."""
+        mark = self.mark()
         try:
-            with self.writer.savepoint():
-                yield
+            yield
         except BaseException:
-            self.log, self._tally, self._sparse = log, tally, sparse
+            self.undo_to(mark)
             raise
 
     def flush(self) -> None:
         """Write what is held in memory."""
+        self.settle()
         if self.log != self._stored:
-            self.writer.put(keys.LOG_STATE, records.LOG_STATE.encode(self.log))
+            self.rows.put(keys.LOG_STATE, records.LOG_STATE.encode(self.log))
             self._stored = self.log
         if any(self._tally.values()):
-            now = msgspec.structs.asdict(counters(self.writer))
-            row = CountersRow(**{name: value + self._tally[name] for name, value in now.items()})
+            now = msgspec.structs.asdict(counters(self.rows))
+            row = CountersRow(**{name: value + self._tally.get(name, 0) for name, value in now.items()})
             assert min(msgspec.structs.astuple(row)) >= 0, row
-            self.writer.put(keys.COUNTERS, records.COUNTERS.encode(row))
+            self.rows.put(keys.COUNTERS, records.COUNTERS.encode(row))
         self._tally.clear()
         if any(self._sparse.values()):
-            known = sparse_counts(self.writer)
-            extents = tuple(count + self._sparse["extents", at] for at, count in enumerate(known.extents, 1))
-            size = tuple(count + self._sparse["bytes", at] for at, count in enumerate(known.bytes, 1))
+            known, more = sparse_counts(self.rows), self._sparse
+            extents = tuple(count + more.get(("extents", at), 0) for at, count in enumerate(known.extents, 1))
+            size = tuple(count + more.get(("bytes", at), 0) for at, count in enumerate(known.bytes, 1))
             assert min(*extents, *size) >= 0, (extents, size)
-            self.writer.put(keys.SPARSE_COUNTS, records.SPARSE.encode(SparseRow(extents, size)))
+            self.rows.put(keys.SPARSE_COUNTS, records.SPARSE.encode(SparseRow(extents, size)))
         self._sparse.clear()
 
     def below_horizon(self, id_: Id) -> bool:

@@ -60,10 +60,19 @@ class Writer(Reader, Protocol):
     """One write transaction; its reads see its own writes."""
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Set `key`. InvalidArgument for a key or value of a wrong size; DiskFull when there is no room."""
+        """Set `key`. InvalidArgument for a key or value of a wrong size.
+
+        Where there is no room, this raises DiskFull, or a later call, or the end of the transaction.
+        """
 
     def delete(self, key: bytes) -> bool:
         """Remove `key`; False if it was not there."""
+
+    def mark(self) -> int:
+        """Where the transaction stands."""
+
+    def undo_to(self, mark: int) -> None:
+        """Undo what was put and deleted since `mark` said this; marks from after that mean nothing any more."""
 
     def savepoint(self) -> AbstractContextManager[None]:
         """Undo what is put and deleted inside if the body raises (the exception goes on to the caller).

@@ -13,18 +13,22 @@ Invariants:
 - A dropped extent is forgotten, and its shards are ordered to go, only below the horizon, which never falls: so no
   order exists for what is revived.
 - What a live extent lacks is queued (lacks.py).
+
+`acquire` and `release` leave the rows that they change to the Edit, which writes each once (edit.py): many objects of
+one extent come in one commit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 
 import msgspec
 
 from reedbed.catalog import keys, lacks, records
-from reedbed.catalog.edit import Edit
+from reedbed.catalog.edit import Edit, Waiting
 from reedbed.catalog.engine import Reader
 from reedbed.catalog.needs import AckJudge, check_new_id
 from reedbed.catalog.records import ExtentRow, SliceRow
@@ -73,7 +77,12 @@ class DroppedExtent:
 
 
 def profile_of(row: ExtentRow) -> str:
-    return Profile(row.k, row.m).name
+    return _profile_name(row.k, row.m)
+
+
+@lru_cache(256)
+def _profile_name(k: int, m: int) -> str:
+    return Profile(k, m).name
 
 
 def get(reader: Reader, extent_id: Id) -> ExtentRow | None:
@@ -88,15 +97,15 @@ def to_type(extent_id: Id, row: ExtentRow) -> Extent:
     return Extent(extent_id, row.k, row.m, row.pg, row.generation, row.lengths, lacks.visible(row))
 
 
-def acquire(edit: Edit, slices: Iterable[SliceRow], offers: Offers | None = None) -> set[str]:
+def acquire(edit: Edit, slices: Sequence[SliceRow], offers: Offers | None = None) -> set[str]:
     """One more reference for each slice; extents that are new come from `offers`. Returns the extents' profiles.
 
     Raises InvalidArgument (unknown extent, slice outside it, layout other than recorded), BelowHorizon (a new extent's
     id), StaleGeneration (of the judge), Unavailable (fewer than k+1 positions present, or dropped for good).
     """
     profiles = set()
-    for extent_id, group in _by_extent(slices).items():
-        row = get(edit.writer, extent_id)
+    for extent_id, group in _by_extent(slices):
+        stored, row = _newest(edit, extent_id)
         offer = offers.get(extent_id) if offers else None
         if row is None:
             if offers is None or offer is None:
@@ -108,37 +117,72 @@ def acquire(edit: Edit, slices: Iterable[SliceRow], offers: Offers | None = None
             edit.count(live_extents=1)
         else:
             if row.dropped_ms is not None:
-                new = _revived(edit, row, row.dropped_ms, extent_id, offers)
+                new = _revived(edit, row, extent_id, offers)
             else:
                 new = row if offer is None or offers is None else _confirmed(edit, row, offer, offers)
         size = sum(new.lengths)
+        live = new.live
         for slice_ in group:
             if slice_.length < 1 or slice_.offset + slice_.length > size:
                 raise InvalidArgument(
                     f"slice of {slice_.length} bytes at {slice_.offset} is outside extent {format_id(extent_id)} "
                     f"of {size} bytes"
                 )
-        live = new.live + sum(slice_.length for slice_ in group)
-        lacks.store(edit, extent_id, row, msgspec.structs.replace(new, refs=new.refs + len(group), live=live))
+            live += slice_.length
+        edit.wait(extent_id, stored, _counted(new, new.refs + len(group), live), _write)
         profiles.add(profile_of(new))
     return profiles
 
 
-def release(edit: Edit, slices: Iterable[SliceRow]) -> None:
+def release(edit: Edit, slices: Sequence[SliceRow]) -> None:
     """One reference less for each slice; an extent without any is dropped."""
-    for extent_id, group in _by_extent(slices).items():
-        row = get(edit.writer, extent_id)
+    for extent_id, group in _by_extent(slices):
+        stored, row = _newest(edit, extent_id)
         assert row is not None, extent_id.hex()
         assert row.dropped_ms is None, extent_id.hex()
         assert row.refs >= len(group), extent_id.hex()
         refs, live = row.refs - len(group), row.live - sum(slice_.length for slice_ in group)
-        if refs:
-            lacks.store(edit, extent_id, row, msgspec.structs.replace(row, refs=refs, live=live))
-            continue
-        now = edit.needs.leases.id_time_ms()
-        lacks.store(edit, extent_id, row, msgspec.structs.replace(row, refs=0, live=0, dropped_ms=now))
-        edit.writer.put(keys.dropped(now, extent_id), b"")
-        edit.count(live_extents=-1, dropped_extents=1)
+        dropped_ms = None
+        if not refs:
+            live, dropped_ms = 0, edit.needs.leases.id_time_ms()
+            edit.count(live_extents=-1, dropped_extents=1)
+        edit.wait(extent_id, stored, _counted(row, refs, live, dropped_ms), _write)
+
+
+def _newest(edit: Edit, extent_id: Id) -> Waiting | tuple[None, None]:
+    """The row of an extent as it was written last, and as it is now."""
+    waiting = edit.waiting.get(extent_id)
+    if waiting is not None:
+        return waiting
+    row = get(edit.rows, extent_id)
+    return (None, None) if row is None else (row, row)
+
+
+def _counted(row: ExtentRow, refs: int, live: int, dropped_ms: int | None = None) -> ExtentRow:
+    return ExtentRow(
+        row.k,
+        row.m,
+        row.pg,
+        row.generation,
+        row.lengths,
+        row.present,
+        refs,
+        live,
+        dropped_ms,
+        row.gone,
+        row.moving,
+    )
+
+
+def _write(edit: Edit, extent_id: Id, old: ExtentRow | None, new: ExtentRow) -> None:
+    """Write a row that waited: it, what follows from it, and the removal queue."""
+    before = None if old is None else old.dropped_ms
+    if before != new.dropped_ms:
+        if before is not None:
+            edit.rows.delete(keys.dropped(before, extent_id))
+        if new.dropped_ms is not None:
+            edit.rows.put(keys.dropped(new.dropped_ms, extent_id), b"")
+    lacks.store(edit, extent_id, old, new)
 
 
 def set_present(edit: Edit, extent_id: Id, present: int, generation: int | None = None) -> bool:
@@ -202,11 +246,13 @@ def forget_dropped(edit: Edit, extent_id: Id) -> bool:
     return True
 
 
-def _by_extent(slices: Iterable[SliceRow]) -> Mapping[Id, list[SliceRow]]:
+def _by_extent(slices: Sequence[SliceRow]) -> Iterable[tuple[Id, Sequence[SliceRow]]]:
+    if len(slices) == 1:
+        return ((Id(slices[0].extent), slices),)
     groups: dict[Id, list[SliceRow]] = {}
     for slice_ in slices:
         groups.setdefault(Id(slice_.extent), []).append(slice_)
-    return groups
+    return groups.items()
 
 
 def _admitted(edit: Edit, offer: Extent, offers: Offers) -> ExtentRow:
@@ -228,7 +274,7 @@ def _admitted(edit: Edit, offer: Extent, offers: Offers) -> ExtentRow:
     return ExtentRow(offer.k, offer.m, offer.pg, generation, offer.lengths, present, 0, 0, moving=moving)
 
 
-def _revived(edit: Edit, row: ExtentRow, dropped_ms: int, extent_id: Id, offers: Offers | None) -> ExtentRow:
+def _revived(edit: Edit, row: ExtentRow, extent_id: Id, offers: Offers | None) -> ExtentRow:
     """The row of a dropped extent that is given once more, still without references and out of the removal queue."""
     offer = offers.get(extent_id) if offers else None
     if offers is None or offer is None or edit.below_horizon(extent_id):
@@ -238,7 +284,6 @@ def _revived(edit: Edit, row: ExtentRow, dropped_ms: int, extent_id: Id, offers:
         )
     _check_layout(row, offer)
     new = _admitted(edit, offer, offers)
-    edit.writer.delete(keys.dropped(dropped_ms, extent_id))
     edit.count(live_extents=1, dropped_extents=-1)
     return new
 

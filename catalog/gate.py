@@ -12,23 +12,32 @@ class Gate:
     """Many `among` each other, or one `alone`. Who waits to be alone holds newcomers back."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._inside = 0
         self._closed = False
 
-    @contextmanager
-    def among(self) -> Iterator[None]:
-        """Inside with others; waits while one is alone."""
-        with self._changed:
+    def enter(self) -> None:
+        """Be inside with others, until `leave`; waits while one is alone."""
+        with self._lock:
             while self._closed:
                 self._changed.wait()
             self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._closed:
+                self._changed.notify_all()
+
+    @contextmanager
+    def among(self) -> Iterator[None]:
+        """Inside with others."""
+        self.enter()
         try:
             yield
         finally:
-            with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
+            self.leave()
 
     @contextmanager
     def alone(self, seconds: float) -> Iterator[bool]:

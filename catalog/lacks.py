@@ -18,8 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-import msgspec
+from functools import lru_cache
 
 from reedbed.catalog import keys, records, sparse
 from reedbed.catalog.edit import Edit
@@ -53,6 +52,7 @@ class Lack:
     since_ms: int
 
 
+@lru_cache(4096)
 def required(lengths: tuple[int, ...], m: int) -> int:
     """The bitmap of positions that have a shard at all: data shards that are not empty, and parity."""
     bits = ((1 << m) - 1) << len(lengths)
@@ -83,6 +83,8 @@ def visible(row: ExtentRow) -> int:
     Where all that are whole do not suffice, every position: a damaged shard still gives its good blocks.
     """
     sure = row.present & ~row.gone
+    if sure.bit_count() >= row.k:
+        return sure
     needed = row.k - sum(1 for length in row.lengths if not length)
     for chosen in (sure, row.present):
         if chosen.bit_count() >= needed:
@@ -110,25 +112,26 @@ def queued(row: ExtentRow) -> tuple[int, DegradedRow] | None:
 
 
 def store(edit: Edit, extent_id: Id, old: ExtentRow | None, new: ExtentRow) -> None:
-    """Write the extent's row, and keep all that follows from it in step."""
-    edit.writer.put(keys.extent(extent_id), records.EXTENT.encode(new))
+    """Write the extent's row, and keep all that follows from it in step. `old` is the row that was written last."""
+    assert extent_id not in edit.waiting, extent_id.hex()
+    edit.rows.put(keys.extent(extent_id), records.EXTENT.encode(new))
     sparse.moved(edit, extent_id, old, new)
     was_live = old is not None and old.dropped_ms is None
     if new.dropped_ms is None and not was_live:
-        edit.writer.put(keys.extent_of_pg(new.pg, extent_id), b"")
+        edit.rows.put(keys.extent_of_pg(new.pg, extent_id), b"")
     elif new.dropped_ms is not None and was_live:
-        edit.writer.delete(keys.extent_of_pg(new.pg, extent_id))
+        edit.rows.delete(keys.extent_of_pg(new.pg, extent_id))
     before = queued(old) if old is not None else None
     after = queued(new)
     if before == after and (old is None or masks(old) == masks(new)):
         return
     if before is not None and old is not None:
         if after is None or after[0] != before[0]:
-            edit.writer.delete(keys.degraded(before[0], extent_id))
+            edit.rows.delete(keys.degraded(before[0], extent_id))
         _count(edit, old, -1)
     if after is not None:
         if before != after:
-            edit.writer.put(keys.degraded(after[0], extent_id), records.DEGRADED.encode(after[1]))
+            edit.rows.put(keys.degraded(after[0], extent_id), records.DEGRADED.encode(after[1]))
         _count(edit, new, 1)
 
 
@@ -139,16 +142,14 @@ def _count(edit: Edit, row: ExtentRow, by: int) -> None:
     else:
         edit.count(moving_extents=by)
     key = keys.lack(row.pg, lacks.missing, lacks.gone, lacks.moving)
-    data = edit.writer.get(key)
+    data = edit.rows.get(key)
     known = LackRow(0, 0, edit.needs.leases.id_time_ms()) if data is None else records.LACK.decode(data, key)
-    known = msgspec.structs.replace(
-        known, extents=known.extents + by, bytes=known.bytes + by * work_bytes(row), since_ms=known.since_ms
-    )
+    known = LackRow(known.extents + by, known.bytes + by * work_bytes(row), known.since_ms)
     assert known.extents >= 0, key
     if known.extents:
-        edit.writer.put(key, records.LACK.encode(known))
+        edit.rows.put(key, records.LACK.encode(known))
     else:
-        edit.writer.delete(key)
+        edit.rows.delete(key)
 
 
 def degraded(reader: Reader, limit: int) -> list[tuple[Id, int, int]]:

@@ -15,18 +15,24 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from reedbed.catalog import keys, records, versions
 from reedbed.catalog.buckets import Bucket
 from reedbed.catalog.engine import Reader
 from reedbed.common.checksums import crc32c
 from reedbed.common.errors import InvalidArgument
 from reedbed.common.limits import KEY_MAX
-from reedbed.protos import catalog_pb2
+from reedbed.protos import catalog_pb2, listed
+from reedbed.protos.listed import ListedRow
 
 _VERSION: Final = 1
 _AFTER_KEY, _AFTER_PREFIX, _AFTER_VERSION = range(3)
 _HEAD: Final = 6
 _PAGE_BYTES: Final = 2 << 20  # an answer has to fit a call's header
+_ROW_BYTES: Final = 160  # of a row's message besides key and record, at most
+_RECORD: Final = 1  # version of the records that begin as a listed row does
+_AS_IT_IS: Final = 512  # a longer record may hold many slices, which a listing does not tell
 
 
 def page(
@@ -38,9 +44,11 @@ def page(
     delimiter: bytes = b"",
     start_after: bytes = b"",
     token: bytes = b"",
+    packed: bool = False,
 ) -> catalog_pb2.ListReply:
     """Up to `limit` rows (fewer where they are long) and the token of the next page, empty at the end.
 
+    `packed`: as protos/listed.py has it, which costs much less.
     InvalidArgument for a token of another listing, and for names longer than keys are.
     """
     _check_lengths(prefix=prefix, delimiter=delimiter, start_after=start_after)
@@ -54,31 +62,52 @@ def page(
     if token:
         kind, at = _open(token, asked, (_AFTER_KEY, _AFTER_PREFIX))
         start = max(base + at + b"\x00", base + prefix) if kind == _AFTER_KEY else keys.after(base + at)
-    reply = catalog_pb2.ListReply()
+    names: list[bytes] = []
+    rows: list[bytes | None] = []
     room = _PAGE_BYTES
-    last = b""
+    after = b""
     while start is not None:
         jump: bytes | None = None
         for row_key, data in reader.scan(start, end):
             key = row_key[len(base) :]
-            if len(reply.rows) == limit or room < 0:
-                reply.token = last
-                return reply
+            if len(names) == limit or room < 0:
+                after = _token(_AFTER_KEY if rows[-1] is not None else _AFTER_PREFIX, asked, names[-1])
+                break
             cut = key.find(delimiter, len(prefix)) if delimiter else -1
             if cut >= 0:
                 common = key[: cut + len(delimiter)]
-                reply.rows.add(prefix=common)
-                last = _token(_AFTER_PREFIX, asked, common)
-                room -= len(common)
+                names.append(common)
+                rows.append(None)
+                room -= len(common) + _ROW_BYTES
                 jump = keys.after(base + common)
                 break
-            row = versions.from_object_row(reader, bucket, row_key, data)
-            message = versions.info(bucket, key, row)
-            reply.rows.add(info=message)
-            last = _token(_AFTER_KEY, asked, key)
-            room -= message.ByteSize()
+            if bucket.versioned:
+                data = versions.stored_latest(reader, bucket, row_key, data)[1]
+            names.append(key)
+            rows.append(data)
+            room -= len(key) + len(data) + _ROW_BYTES
         start = jump
+    reply = catalog_pb2.ListReply(token=after)
+    if packed:
+        reply.packed = listed.pack(names, [None if data is None else _listed(data) for data in rows])
+        return reply
+    for name, record in zip(names, rows, strict=True):
+        if record is None:
+            reply.rows.add(prefix=name)
+        else:
+            versions.tell(reply.rows.add().info, bucket, name, records.VERSION.decode(record, base + name))
     return reply
+
+
+def _listed(data: bytes) -> bytes:
+    """A version's record as a packed page has it."""
+    if data[0] != _RECORD or len(data) > _AS_IT_IS:
+        row = records.VERSION.decode(data, b"")
+        told = ListedRow(
+            row.version, row.seq, row.modified_us, row.size, row.checksum, row.profile, row.content_type, row.metadata
+        )
+        return msgspec.msgpack.encode(told)
+    return data[1:]
 
 
 def page_of_versions(
@@ -112,8 +141,8 @@ def page_of_versions(
             latest = newest is not None and newest.seq == seq
         else:
             latest = key != before
-        message = versions.info(bucket, key, row, latest=latest)
-        reply.rows.add(info=message)
+        message = reply.rows.add().info
+        versions.tell(message, bucket, key, row, latest)
         before = key
         last = _token(_AFTER_VERSION, asked, seq.to_bytes(8, "big") + key)
         room -= message.ByteSize()

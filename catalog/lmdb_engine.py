@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,6 +47,19 @@ _REDO_READ_BYTES: Final = 64 * MIB
 _TRIM_ROWS: Final = 20_000  # of one transaction
 
 _log = logs.get("catalog.engine")
+
+
+class _Process:
+    """`number` is another one in a process that was forked off; to ask the system each time would cost too much."""
+
+    number = 0
+
+    @classmethod
+    def forked(cls) -> None:
+        cls.number += 1
+
+
+os.register_at_fork(after_in_child=_Process.forked)
 
 
 class LmdbEngine:
@@ -82,7 +95,7 @@ class LmdbEngine:
         self._restoring = restoring
         self._room = map_room
         self._free = free
-        self._pid = os.getpid()
+        self._process = _Process.number
         self._writing = threading.Lock()
         self._writing_thread: int | None = None
         self._gate = Gate()
@@ -120,14 +133,8 @@ class LmdbEngine:
     def _rows(self, txn: Any) -> LmdbRows:
         return LmdbRows(txn, self._trees, self.path)
 
-    @contextmanager
-    def read(self) -> Iterator[Reader]:
-        with self._snapshot() as txn:
-            reader = SnapshotReader(LongKeys(self._rows(txn)))
-            try:
-                yield reader
-            finally:
-                reader.end()
+    def read(self) -> AbstractContextManager[Reader]:
+        return _Reading(self)
 
     @contextmanager
     def write(self, *, urgent: bool = False) -> Iterator[Writer]:
@@ -224,7 +231,7 @@ class LmdbEngine:
             if self._closed:
                 return
             self._closed = True
-            if self._pid != os.getpid():
+            if self._process != _Process.number:
                 return  # the environment is the other process's
             with self._gate.alone(_CLOSE_WAIT_S) as alone:
                 if not alone:
@@ -252,16 +259,27 @@ class LmdbEngine:
 
     @contextmanager
     def _snapshot(self) -> Iterator[Any]:
-        with self._gate.among():
+        txn = self._begin_read()
+        try:
+            yield txn
+        finally:
+            self._end_read(txn)
+
+    def _begin_read(self) -> Any:
+        """A transaction that only reads, until `_end_read`."""
+        self._gate.enter()
+        try:
             self._check_open()
-            try:
-                txn = self._env.begin()
-            except lmdb.Error as error:
+            return self._env.begin()
+        except BaseException as error:
+            self._gate.leave()
+            if isinstance(error, lmdb.Error):
                 raise engine_error(error, self.path) from error
-            try:
-                yield txn
-            finally:
-                txn.abort()
+            raise
+
+    def _end_read(self, txn: Any) -> None:
+        txn.abort()
+        self._gate.leave()
 
     def _begin_write(self) -> Any:
         try:
@@ -313,7 +331,7 @@ class LmdbEngine:
             rows.append(key, stored)
 
     def _check_open(self) -> None:
-        if self._pid != os.getpid():
+        if self._process != _Process.number:
             raise ForkedStore("the catalog's engine was opened before this process was forked", where=str(self.path))
         if self._closed:
             raise Unavailable("the catalog's engine is closed", where=str(self.path), retryable=False)
@@ -372,6 +390,24 @@ class LmdbEngine:
                 self._env.set_mapsize(size)
             except lmdb.Error as error:
                 raise self._fail(error) from error
+
+
+class _Reading:
+    """One `read`. A class, since lookups are many and a generator costs more."""
+
+    __slots__ = ("_engine", "_reader", "_txn")
+
+    def __init__(self, engine: LmdbEngine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> Reader:
+        self._txn = self._engine._begin_read()
+        self._reader = SnapshotReader(LongKeys(self._engine._rows(self._txn)))
+        return self._reader
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.end()
+        self._engine._end_read(self._txn)
 
 
 def _floor(rows: LmdbRows) -> int:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,6 +72,7 @@ def engine_error(error: lmdb.Error, path: Path) -> ReedbedError:
 
 _STARTS: Final = [*(ROOT_TABLE + bytes([first]) for first in range(256)), NODE_TABLE, REDO_TABLE]
 _NAMES: Final = [*(b"k%02x" % first for first in range(256)), b"n", b"r"]
+_ROOT: Final = ROOT_TABLE[0]
 _NODES: Final = 256
 _REDO: Final = 257
 _FULL_BELOW: Final = 256 * KIB  # the part of the write that went through has taken what was left
@@ -96,12 +98,12 @@ def used_pages(env: Any, txn: Any, trees: list[Any]) -> int:
 
 def _tree(row: bytes) -> int:
     """Index of the tree that holds `row`, or, for a bound between tables, of the first one above it."""
-    table = row[:1]
-    if table == ROOT_TABLE:
+    table = row[0] if row else 0
+    if table == _ROOT:
         return row[1] if len(row) > 1 else 0
-    if table < ROOT_TABLE:
+    if table < _ROOT:
         return 0
-    return _NODES if table == NODE_TABLE else _REDO
+    return _NODES if row[:1] == NODE_TABLE else _REDO
 
 
 def _ran_out_of_room(error: lmdb.Error, path: Path) -> bool:
@@ -123,8 +125,9 @@ class LmdbRows:
         self._path = path
 
     def get(self, key: bytes) -> bytes | None:
+        tree = key[1] if len(key) > 1 and key[0] == _ROOT else _tree(key)
         try:
-            stored: bytes | None = self._txn.get(key, db=self._trees[_tree(key)])
+            stored: bytes | None = self._txn.get(key, None, self._trees[tree])
         except lmdb.Error as error:
             raise engine_error(error, self._path) from error
         return stored
@@ -132,6 +135,19 @@ class LmdbRows:
     def put(self, key: bytes, stored: bytes) -> None:
         try:
             self._txn.put(key, stored, db=self._trees[_tree(key)])
+        except lmdb.Error as error:
+            raise engine_error(error, self._path) from error
+
+    def store(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Set rows, and remove those without a value."""
+        put, delete, trees = self._txn.put, self._txn.delete, self._trees
+        try:
+            for key, stored in rows:
+                tree = trees[key[1] if len(key) > 1 and key[0] == _ROOT else _tree(key)]
+                if stored is None:
+                    delete(key, b"", tree)
+                else:
+                    put(key, stored, True, True, False, tree)
         except lmdb.Error as error:
             raise engine_error(error, self._path) from error
 
@@ -150,29 +166,34 @@ class LmdbRows:
 
     def scan(self, start: bytes, end: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
         if start >= end:
-            return
+            return iter(())
         first, last = _tree(start), _tree(end)
         if last > first and _STARTS[last] >= end:
             last -= 1
+        walk = self._down if reverse else self._up
+        if first == last:
+            return walk(first, start, end)
+        trees = range(last, first - 1, -1) if reverse else range(first, last + 1)
+        return chain.from_iterable(walk(tree, start, end) for tree in trees)
+
+    def _up(self, tree: int, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         try:
-            for tree in range(last, first - 1, -1) if reverse else range(first, last + 1):
-                cursor = self._txn.cursor(self._trees[tree])
-                yield from _down(cursor, start, end) if reverse else _up(cursor, start, end)
+            cursor = self._txn.cursor(self._trees[tree])
+            if cursor.set_range(start):
+                for row in cursor.iternext():
+                    if row[0] >= end:
+                        return
+                    yield row
         except lmdb.Error as error:
             raise engine_error(error, self._path) from error
 
-
-def _up(cursor: Any, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-    if cursor.set_range(start):
-        for key, stored in cursor.iternext():
-            if key >= end:
-                return
-            yield key, stored
-
-
-def _down(cursor: Any, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-    if cursor.prev() if cursor.set_range(end) else cursor.last():
-        for key, stored in cursor.iterprev():
-            if key < start:
-                return
-            yield key, stored
+    def _down(self, tree: int, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        try:
+            cursor = self._txn.cursor(self._trees[tree])
+            if cursor.prev() if cursor.set_range(end) else cursor.last():
+                for row in cursor.iterprev():
+                    if row[0] < start:
+                        return
+                    yield row
+        except lmdb.Error as error:
+            raise engine_error(error, self._path) from error

@@ -18,7 +18,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
 
 from reedbed.catalog.sealed import seal, show_key, unseal
@@ -44,6 +44,9 @@ class ShortRows(Protocol):
 
     def delete(self, key: bytes) -> bool: ...
 
+    def store(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Set rows in the order of their keys; remove those without a value."""
+
     def scan(self, start: bytes, end: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
         """start <= key < end."""
 
@@ -64,6 +67,8 @@ class LongKeys:
         self._rows = rows
 
     def get(self, key: bytes) -> bytes | None:
+        if len(key) <= HEAD_BYTES:
+            return self._rows.get(ROOT_TABLE + key)
         node = 0
         while len(key) > HEAD_BYTES:
             below = self._node_of(_table(node) + key[:HEAD_BYTES] + _MARK)
@@ -71,6 +76,17 @@ class LongKeys:
                 return None
             node, key = below, key[HEAD_BYTES:]
         return self._rows.get(_table(node) + key)
+
+    def store(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+        short: list[tuple[bytes, bytes | None]] = []
+        for key, stored in rows:
+            if len(key) <= HEAD_BYTES:
+                short.append((ROOT_TABLE + key, stored))
+            elif stored is None:
+                self.delete(key)
+            else:
+                self.put(key, stored)
+        self._rows.store(short)
 
     def put(self, key: bytes, stored: bytes) -> None:
         node = 0

@@ -64,6 +64,13 @@ class _MemoryRows:
         del state.keys[bisect_left(state.keys, key)]
         return True
 
+    def store(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+        for key, stored in rows:
+            if stored is None:
+                self.delete(key)
+            else:
+                self.put(key, stored)
+
     def scan(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
         state = self.state
         low = bisect_left(state.keys, start)

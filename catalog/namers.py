@@ -11,7 +11,7 @@ A scan of a bucket would find the same, but what it costs grows with the bucket 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,18 +56,18 @@ class OfChunk:
 Namer = OfVersion | OfChunk
 
 
-def put(writer: Writer, namer: Namer, slices: Iterable[SliceRow]) -> None:
+def put(writer: Writer, namer: Namer, slices: Sequence[SliceRow]) -> None:
     """The namer holds these slices from now on."""
     _put(writer, namer, _places(slices))
 
 
-def drop(writer: Writer, suffix: bytes, slices: Iterable[SliceRow]) -> None:
+def drop(writer: Writer, suffix: bytes, slices: Sequence[SliceRow]) -> None:
     """Whoever has this suffix (a version's is its id) holds these slices no more."""
     for place in _places(slices):
         writer.delete(place + suffix)
 
 
-def replace(writer: Writer, namer: Namer, old: Iterable[SliceRow], new: Iterable[SliceRow]) -> None:
+def replace(writer: Writer, namer: Namer, old: Sequence[SliceRow], new: Sequence[SliceRow]) -> None:
     """The namer holds `new` instead of `old`."""
     before, after = _places(old), _places(new)
     for place in before:
@@ -100,8 +100,10 @@ def _put(writer: Writer, namer: Namer, places: Iterable[bytes]) -> None:
         writer.put(place + namer.suffix, value)
 
 
-def _places(slices: Iterable[SliceRow]) -> dict[bytes, None]:
+def _places(slices: Sequence[SliceRow]) -> dict[bytes, None]:
     """The places in order, each once."""
+    if len(slices) == 1:
+        return {keys.namers_of_place(slices[0].extent, slices[0].offset): None}
     return dict.fromkeys(keys.namers_of_place(slice_.extent, slice_.offset) for slice_ in slices)
 
 

@@ -26,7 +26,7 @@ from reedbed.transport.lane import Request, Response
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 
-_INLINE_TARGETS: Final = 8  # a lookup of so few costs less than the way to a thread
+_INLINE_TARGETS: Final = 64  # a lookup of so few costs less than the way to a thread
 
 
 class ObjectService:
@@ -103,6 +103,7 @@ class ObjectService:
                 delimiter=message.delimiter,
                 start_after=message.start_after,
                 token=message.token,
+                packed=message.packed,
             )
 
         return _response(await self._read(page))

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
 from reedbed.catalog import keys, records
 from reedbed.catalog.edit import Edit
 from reedbed.catalog.records import OutcomeRow, RefusalRow
@@ -23,7 +21,7 @@ _DECIDED: Final = frozenset({PreconditionFailed, NotFound, InvalidArgument})
 def recall(edit: Edit, id_: Id, digest: bytes) -> OutcomeRow | None:
     """The outcome of that id; InvalidArgument if it was that of another request."""
     key = keys.outcome(id_)
-    data = edit.writer.get(key)
+    data = edit.rows.get(key)
     if data is None:
         return None
     row = records.OUTCOME.decode(data, key)
@@ -35,7 +33,7 @@ def recall(edit: Edit, id_: Id, digest: bytes) -> OutcomeRow | None:
 
 
 def remember(edit: Edit, id_: Id, row: OutcomeRow) -> None:
-    edit.writer.put(keys.outcome(id_), records.OUTCOME.encode(row))
+    edit.rows.put(keys.outcome(id_), records.OUTCOME.encode(row))
 
 
 def remember_refusal(edit: Edit, id_: Id, digest: bytes, error: ReedbedError) -> None:
@@ -61,10 +59,3 @@ def forget(edit: Edit, limit: int) -> int:
         edit.writer.delete(key)
         done += 1
     return done
-
-
-def bare(row: records.VersionRow, *, keep_metadata: bool) -> records.VersionRow:
-    """A version's row as an outcome keeps it."""
-    if keep_metadata:
-        return msgspec.structs.replace(row, slices=(), slice_list=None)
-    return msgspec.structs.replace(row, slices=(), slice_list=None, content_type="", metadata={})

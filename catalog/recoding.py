@@ -29,7 +29,7 @@ TWIN_SLICES: Final = 4 * SLICES_CHUNK  # that one step of `prepare` copies
 
 def check(edit: Edit, namer: OfVersion, row: VersionRow, actual: Collection[str]) -> bool:
     """Queue the version if its bytes, with these profiles, are not as it wants them; whether it is queued."""
-    if all(profile == row.profile for profile in actual) and _list_fits(edit.writer, row):
+    if all(profile == row.profile for profile in actual) and _list_fits(edit.rows, row):
         return False
     if get(edit.writer, namer.version) is None:
         _put(edit, namer, RecodeRow(namer.bucket, namer.key, namer.versioned, row.size))

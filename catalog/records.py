@@ -49,7 +49,7 @@ class Codec(Generic[T]):
                 )
             raise self._corrupt(key)
         try:
-            return self._decoder.decode(memoryview(data)[1:])
+            return self._decoder.decode(data[1:])
         except msgspec.DecodeError:
             raise self._corrupt(key) from None
 
@@ -259,7 +259,8 @@ class RefusalRow(Struct, array_like=True, frozen=True):
 class OutcomeRow(Struct, array_like=True, frozen=True):
     """What became of the operation whose request has this digest.
 
-    `info` lacks slices and, after a put, what the repeated request says itself (content type and metadata).
+    `info` lacks slices. A put has none: its id, and the repeated request, tell the rest, but for time and profile.
+    Older rows of puts have one that lacks content type and metadata.
     """
 
     digest: bytes
@@ -268,6 +269,8 @@ class OutcomeRow(Struct, array_like=True, frozen=True):
     removed: bool = False
     info: VersionRow | None = None
     refusal: RefusalRow | None = None
+    modified_us: int = 0
+    profile: str = ""
 
 
 class CountersRow(Struct, array_like=True, frozen=True):

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from reedbed.common.checksums import crc32c
+from reedbed.common.checksums import crc32c, short_crc32c
 from reedbed.common.errors import Corrupt, NewerFormat
 
 VALUE_VERSION: Final = 1
 SEAL_BYTES: Final = 5
+_SHORT: Final = 4096
 _VERSION_BYTE: Final = bytes([VALUE_VERSION])
 
 
@@ -27,14 +28,14 @@ def show_key(key: bytes) -> str:
 
 def seal(key: bytes, value: bytes) -> bytes:
     """`value` as it is stored under `key`."""
-    return _VERSION_BYTE + crc32c(value, crc32c(key + _VERSION_BYTE)).to_bytes(4, "big") + value
+    return b"".join((_VERSION_BYTE, _sum(key, _VERSION_BYTE, value), value))
 
 
 def unseal(key: bytes, stored: bytes) -> bytes:
     """The value that `seal` wrapped; Corrupt if bytes or key are others, NewerFormat if a newer Reedbed wrote it."""
     value = stored[SEAL_BYTES:]
     version = stored[:1]
-    if len(stored) < SEAL_BYTES or crc32c(value, crc32c(key + version)) != int.from_bytes(stored[1:SEAL_BYTES], "big"):
+    if stored[1:SEAL_BYTES] != _sum(key, version, value):
         raise Corrupt(
             "a stored value of the catalog does not match its checksum",
             where=f"key {show_key(key)}",
@@ -47,3 +48,8 @@ def unseal(key: bytes, stored: bytes) -> bytes:
             hint="Start the Reedbed that wrote it, or a newer one",
         )
     return value
+
+
+def _sum(key: bytes, version: bytes, value: bytes) -> bytes:
+    whole = b"".join((key, version, value))
+    return (short_crc32c(whole) if len(whole) < _SHORT else crc32c(whole)).to_bytes(4, "big")

@@ -55,7 +55,7 @@ def hold(edit: Edit, namer: OfVersion, slices: Sequence[SliceRow], offers: Offer
     """Take references for a new version's slices; errors as of extents.acquire. A list gets the version's id."""
     if len(slices) <= SLICES_INLINE_MAX:
         profiles = extents.acquire(edit, slices, offers)
-        namers.put(edit.writer, namer, slices)
+        namers.put(edit.rows, namer, slices)
         return Held(tuple(slices), None, profiles)
     return Held((), namer.version, append(edit, namer.version, slices, offers, wanted))
 
@@ -104,7 +104,7 @@ def share(edit: Edit, namer: OfVersion, row: VersionRow) -> Held:
     """References for one more version with this one's content."""
     if row.slice_list is None:
         profiles = extents.acquire(edit, row.slices)
-        namers.put(edit.writer, namer, row.slices)
+        namers.put(edit.rows, namer, row.slices)
         return Held(row.slices, None, profiles)
     list_id = Id(row.slice_list)
     return Held((), list_id, share_list(edit, list_id).profiles)
@@ -121,7 +121,7 @@ def share_list(edit: Edit, list_id: Id) -> SliceListRow:
 def release(edit: Edit, row: VersionRow) -> None:
     """Give up what a version held."""
     if row.slice_list is None:
-        namers.drop(edit.writer, row.version, row.slices)
+        namers.drop(edit.rows, row.version, row.slices)
         extents.release(edit, row.slices)
     else:
         release_list(edit, Id(row.slice_list))

@@ -63,10 +63,10 @@ def moved(edit: Edit, extent_id: Id, old: ExtentRow | None, new: ExtentRow) -> N
         return
     if before is not None and before == after:
         assert old is not None
-        if wasted(old) != wasted(new) and edit.writer.get(keys.sparse(before, extent_id)) is not None:
+        if wasted(old) != wasted(new) and edit.rows.get(keys.sparse(before, extent_id)) is not None:
             edit.count_sparse(before, 0, wasted(new) - wasted(old))
         return
-    if before is not None and edit.writer.delete(keys.sparse(before, extent_id)):
+    if before is not None and edit.rows.delete(keys.sparse(before, extent_id)):
         assert old is not None
         edit.count_sparse(before, -1, -wasted(old))
     if after is not None:
@@ -75,7 +75,7 @@ def moved(edit: Edit, extent_id: Id, old: ExtentRow | None, new: ExtentRow) -> N
 
 def add(edit: Edit, extent_id: Id, row: ExtentRow, at: int) -> None:
     """The extent enters the queue at this place."""
-    edit.writer.put(keys.sparse(at, extent_id), b"")
+    edit.rows.put(keys.sparse(at, extent_id), b"")
     edit.count_sparse(at, 1, wasted(row))
 
 

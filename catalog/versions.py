@@ -31,14 +31,19 @@ def current(reader: Reader, bucket: Bucket, key: bytes) -> VersionRow | None:
 
 def from_object_row(reader: Reader, bucket: Bucket, row_key: bytes, data: bytes) -> VersionRow:
     """The visible version that an object row holds or names."""
-    if not bucket.versioned:
-        return records.VERSION.decode(data, row_key)
+    if bucket.versioned:
+        row_key, data = stored_latest(reader, bucket, row_key, data)
+    return records.VERSION.decode(data, row_key)
+
+
+def stored_latest(reader: Reader, bucket: Bucket, row_key: bytes, data: bytes) -> tuple[bytes, bytes]:
+    """Key and record of the version that an object row of a versioned bucket names."""
     seq = records.LATEST.decode(data, row_key).seq
     version_key = keys.version(bucket.number, row_key[5:], seq)
     stored = reader.get(version_key)
     if stored is None:
         raise Corrupt("an object names a version that is missing", where=f"bucket {bucket.name}", hint="Restore it")
-    return records.VERSION.decode(stored, version_key)
+    return version_key, stored
 
 
 def by_id(reader: Reader, bucket: Bucket, key: bytes, version: Id) -> VersionRow | None:
@@ -84,66 +89,60 @@ def require(reader: Reader, bucket: Bucket, key: bytes, version: Id | None) -> V
     return row
 
 
-def install(edit: Edit, bucket: Bucket, key: bytes, row: VersionRow) -> None:
-    """Make `row`, whose slices are held already, the newest version. Unversioned: the one before is released."""
-    writer = edit.writer
+def install(edit: Edit, bucket: Bucket, key: bytes, row: VersionRow, before: VersionRow | None) -> None:
+    """Make `row`, whose slices are held already, the newest version. `before` is the visible one, if there is one.
+
+    Unversioned: the one before is released.
+    """
+    rows = edit.rows
     object_key = keys.objects(bucket.number) + key
-    before = writer.get(object_key)
     if not bucket.versioned:
-        writer.put(object_key, records.VERSION.encode(row))
+        rows.put(object_key, records.VERSION.encode(row))
         if before is not None:
-            _let_go(edit, records.VERSION.decode(before, object_key))
+            _let_go(edit, before)
     else:
         latest = records.LATEST.encode(LatestRow(row.seq))
-        writer.put(keys.version(bucket.number, key, row.seq), records.VERSION.encode(row))
-        writer.put(keys.version_index(bucket.number, Id(row.version)), latest)
+        rows.put(keys.version(bucket.number, key, row.seq), records.VERSION.encode(row))
+        rows.put(keys.version_index(bucket.number, Id(row.version)), latest)
         if row.marker:
-            writer.delete(object_key)
+            rows.delete(object_key)
         else:
-            writer.put(object_key, latest)
-    edit.count(objects=(not row.marker) - (before is not None))
-    if not row.marker:
-        edit.count(versions=1, bytes=row.size)
+            rows.put(object_key, latest)
+    if row.marker:
+        edit.count(objects=-(before is not None))
+    else:
+        edit.count(objects=before is None, versions=1, bytes=row.size)
 
 
-def remove(edit: Edit, bucket: Bucket, key: bytes, row: VersionRow) -> None:
-    """Remove a version that is there, and expose the one before if it was the newest."""
-    writer = edit.writer
+def remove(edit: Edit, bucket: Bucket, key: bytes, row: VersionRow, before: VersionRow | None) -> None:
+    """Remove a version that is there, and expose the one before if it was the newest. `before` as of `install`."""
+    rows = edit.rows
     object_key = keys.objects(bucket.number) + key
-    before = writer.get(object_key) is not None
+    after = False
     if bucket.versioned:
-        writer.delete(keys.version(bucket.number, key, row.seq))
-        writer.delete(keys.version_index(bucket.number, Id(row.version)))
-        exposed = newest(writer, bucket, key)
+        rows.delete(keys.version(bucket.number, key, row.seq))
+        rows.delete(keys.version_index(bucket.number, Id(row.version)))
+        exposed = newest(rows, bucket, key)
         if exposed is None or exposed.marker:
-            after = False
-            writer.delete(object_key)
+            rows.delete(object_key)
         else:
             after = True
-            writer.put(object_key, records.LATEST.encode(LatestRow(exposed.seq)))
+            rows.put(object_key, records.LATEST.encode(LatestRow(exposed.seq)))
     else:
-        after = False
-        writer.delete(object_key)
-    edit.count(objects=after - before)
+        rows.delete(object_key)
+    edit.count(objects=after - (before is not None))
     if not row.marker:
         _let_go(edit, row)
 
 
-def info(bucket: Bucket, key: bytes, row: VersionRow, *, latest: bool = True) -> catalog_pb2.ObjectInfo:
-    """What a version's row tells, as a message."""
-    return catalog_pb2.ObjectInfo(
-        bucket=bucket.name,
-        key=key,
-        version=row.version,
-        size=row.size,
-        checksum=row.checksum,
-        content_type=row.content_type,
-        metadata=row.metadata,
-        modified_us=row.modified_us,
-        profile=row.profile,
-        latest=latest,
-        delete_marker=row.marker,
-    )
+def tell(message: catalog_pb2.ObjectInfo, bucket: Bucket, key: bytes, row: VersionRow, latest: bool = True) -> None:
+    """Fill in what a version's row tells."""
+    message.bucket, message.key, message.version = bucket.name, key, row.version
+    message.size, message.checksum, message.content_type = row.size, row.checksum, row.content_type
+    if row.metadata:
+        message.metadata.update(row.metadata)
+    message.modified_us, message.profile = row.modified_us, row.profile
+    message.latest, message.delete_marker = latest, row.marker
 
 
 def _of_key(reader: Reader, bucket: Bucket, key: bytes) -> Iterator[VersionRow]:

@@ -31,6 +31,15 @@ def _daemon_options(command: F) -> F:
         (
             click.option("--host", default=None, help="Address to bind to [default: 127.0.0.1]."),
             click.option("--port", type=int, default=None, help="Port to bind to; 0: any free one."),
+            click.option(
+                "--streams/--no-streams", default=None, help="Offer framed streams, beside gRPC [default: yes]."
+            ),
+            click.option(
+                "--stream-port", type=int, default=None, help="Port of framed streams [default: any free one]."
+            ),
+            click.option(
+                "--advertise-streams", default=None, metavar="HOST:PORT", help="Where clients are told they are."
+            ),
             click.option("--config", type=_PATH, default=None, help="TOML file with settings."),
             click.option("--log-level", type=click.Choice(_LEVELS), default=None, help="What to log [default: info]."),
             click.option("--tls-ca", type=_PATH, default=None, help="PEM file: who may speak to us."),

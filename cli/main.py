@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "scrub": "reedbed.cli.scrub",
     "recode": "reedbed.cli.recode",
     "catalog": "reedbed.cli.catalog",
+    "bench": "reedbed.cli.bench",
     "catalogd": "reedbed.cli.daemons",
     "storaged": "reedbed.cli.daemons",
 }

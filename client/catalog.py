@@ -19,7 +19,7 @@ from reedbed.common.ids import Id, format_id, parse_id
 from reedbed.common.limits import PAGE_MAX, SLICES_CHUNK
 from reedbed.ec.profiles import Profile, parse_profile
 from reedbed.extents.wheel import Wheel
-from reedbed.protos import catalog_pb2, methods
+from reedbed.protos import catalog_pb2, listed, methods
 from reedbed.protos.convert import (
     bucket_from_message,
     error_from_message,
@@ -168,11 +168,17 @@ class Catalog:
         token = b""
         while True:
             request = catalog_pb2.ListRequest(
-                bucket=bucket, prefix=prefix, delimiter=delimiter, start_after=start_after, limit=PAGE_MAX, token=token
+                bucket=bucket,
+                prefix=prefix,
+                delimiter=delimiter,
+                start_after=start_after,
+                limit=PAGE_MAX,
+                token=token,
+                packed=True,
             )
             reply = await self._link.call(methods.LIST, request, catalog_pb2.ListReply, deadlines())
-            yield [_row(bucket, row) for row in reply.rows]
-            token = reply.token
+            rows, token = page_of(bucket, reply)
+            yield rows
             if not token:
                 return
 
@@ -269,6 +275,13 @@ class Catalog:
         if not isinstance(told, dict):
             raise Corrupt("the catalog's answer is not a JSON object", where=self._link.endpoint)
         return told
+
+
+def page_of(bucket: str, reply: catalog_pb2.ListReply) -> tuple[list[ObjectInfo | CommonPrefix], bytes]:
+    """The rows of a page and the token of the next one, empty at the end."""
+    if reply.packed:
+        return listed.unpack(bucket, reply.packed), reply.token
+    return [_row(bucket, row) for row in reply.rows], reply.token
 
 
 def _row(bucket: str, row: catalog_pb2.ListRow) -> ObjectInfo | CommonPrefix:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import ctypes
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -69,6 +69,10 @@ def crc32c(data: Buffer, value: int = 0) -> int:
     if type(data) is bytes and len(data) < _LARGE:
         return int(google_crc32c.extend(value, data))
     return _extend(data, value)
+
+
+# CRC32C of few bytes, for which every call on the way counts; it holds the GIL
+short_crc32c: Callable[[bytes], int] = google_crc32c.value
 
 
 class Sums:
@@ -180,6 +184,21 @@ def block_sum_parts(extent: Id, shard: int, block: int, parts: Iterable[Buffer])
     for part in parts:
         value = crc32c(part, value)
     return value
+
+
+def block_sums(extent: Id, shard: int, first: int, lengths: Sequence[int], data: Buffer) -> list[int]:
+    """`block_sum` of consecutive blocks, from block `first` on, that lie one after the other at the start of `data`.
+
+    No length may be below 0, and `data` must have as many bytes as they add up to.
+    """
+    seeds = place_sums(extent, shard, first, len(lengths))
+    if len(lengths) == 1 and type(data) is bytes and len(data) == lengths[0] < _LARGE:
+        return [google_crc32c.extend(seeds[0], data)]
+    sums, at, found = Sums(data), 0, []
+    for length, seed in zip(lengths, seeds, strict=True):
+        found.append(sums.of(at, length, seed))
+        at += length
+    return found
 
 
 def format_checksum(value: int) -> str:

@@ -43,18 +43,25 @@ class BlockRows:
 
 def pack_table(rows: Iterable[tuple[int, int]]) -> bytes:
     """The table of (length, sum) rows."""
-    return b"".join(_ROW.pack(length, value) for length, value in rows)
+    numbers = [number for row in rows for number in row]
+    return struct.pack(f"<{len(numbers)}I", *numbers)
+
+
+def split_table(table: Buffer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Lengths and sums of a table's blocks; Corrupt if it is cut short or a block has no bytes or too many."""
+    if len(table) % ROW_BYTES:
+        raise Corrupt(f"block table of {len(table)} bytes is not made of whole rows")
+    numbers = struct.unpack(f"<{len(table) // 4}I", table)
+    lengths = numbers[::2]
+    if lengths and not (min(lengths) > 0 and max(lengths) <= BLOCK):
+        wrong = next(length for length in lengths if not 0 < length <= BLOCK)
+        raise Corrupt(f"block table with a block of {wrong} bytes")
+    return lengths, numbers[1::2]
 
 
 def unpack_table(table: bytes) -> tuple[tuple[int, int], ...]:
     """The rows of a table; Corrupt if it is cut short or a block has no bytes or too many."""
-    if len(table) % ROW_BYTES:
-        raise Corrupt(f"block table of {len(table)} bytes is not made of whole rows")
-    rows = tuple(_ROW.iter_unpack(table))
-    for length, _ in rows:
-        if not 1 <= length <= BLOCK:
-            raise Corrupt(f"block table with a block of {length} bytes")
-    return rows
+    return tuple(zip(*split_table(table), strict=True))
 
 
 def build_table(extent: Id, shard: int, parts: Sequence[Buffer], borders: Sequence[int]) -> bytes:

@@ -256,28 +256,32 @@ class SlicesReply(_message.Message):
     def __init__(self, slices: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ..., extents: _Optional[_Iterable[_Union[Extent, _Mapping]]] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class ListRequest(_message.Message):
-    __slots__ = ("bucket", "prefix", "delimiter", "start_after", "limit", "token")
+    __slots__ = ("bucket", "prefix", "delimiter", "start_after", "limit", "token", "packed")
     BUCKET_FIELD_NUMBER: _ClassVar[int]
     PREFIX_FIELD_NUMBER: _ClassVar[int]
     DELIMITER_FIELD_NUMBER: _ClassVar[int]
     START_AFTER_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
     bucket: str
     prefix: bytes
     delimiter: bytes
     start_after: bytes
     limit: int
     token: bytes
-    def __init__(self, bucket: _Optional[str] = ..., prefix: _Optional[bytes] = ..., delimiter: _Optional[bytes] = ..., start_after: _Optional[bytes] = ..., limit: _Optional[int] = ..., token: _Optional[bytes] = ...) -> None: ...
+    packed: bool
+    def __init__(self, bucket: _Optional[str] = ..., prefix: _Optional[bytes] = ..., delimiter: _Optional[bytes] = ..., start_after: _Optional[bytes] = ..., limit: _Optional[int] = ..., token: _Optional[bytes] = ..., packed: _Optional[bool] = ...) -> None: ...
 
 class ListReply(_message.Message):
-    __slots__ = ("rows", "token")
+    __slots__ = ("rows", "token", "packed")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
     rows: _containers.RepeatedCompositeFieldContainer[ListRow]
     token: bytes
-    def __init__(self, rows: _Optional[_Iterable[_Union[ListRow, _Mapping]]] = ..., token: _Optional[bytes] = ...) -> None: ...
+    packed: bytes
+    def __init__(self, rows: _Optional[_Iterable[_Union[ListRow, _Mapping]]] = ..., token: _Optional[bytes] = ..., packed: _Optional[bytes] = ...) -> None: ...
 
 class ListRow(_message.Message):
     __slots__ = ("info", "prefix")

@@ -27,23 +27,25 @@ FRAME_CREDIT: FrameKind
 FRAME_OPEN: FrameKind
 
 class HelloRequest(_message.Message):
-    __slots__ = ("protocol", "cluster", "epoch", "software", "role", "sum")
+    __slots__ = ("protocol", "cluster", "epoch", "software", "role", "streams", "sum")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
     SUM_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     cluster: bytes
     epoch: int
     software: str
     role: str
+    streams: int
     sum: int
-    def __init__(self, protocol: _Optional[int] = ..., cluster: _Optional[bytes] = ..., epoch: _Optional[int] = ..., software: _Optional[str] = ..., role: _Optional[str] = ..., sum: _Optional[int] = ...) -> None: ...
+    def __init__(self, protocol: _Optional[int] = ..., cluster: _Optional[bytes] = ..., epoch: _Optional[int] = ..., software: _Optional[str] = ..., role: _Optional[str] = ..., streams: _Optional[int] = ..., sum: _Optional[int] = ...) -> None: ...
 
 class HelloReply(_message.Message):
-    __slots__ = ("protocol", "cluster", "epoch", "term", "role", "software", "window", "max_calls", "max_payload", "sum")
+    __slots__ = ("protocol", "cluster", "epoch", "term", "role", "software", "window", "max_calls", "max_payload", "streams", "ticket", "port", "sum")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +55,9 @@ class HelloReply(_message.Message):
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     MAX_CALLS_FIELD_NUMBER: _ClassVar[int]
     MAX_PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
     SUM_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     cluster: bytes
@@ -63,8 +68,11 @@ class HelloReply(_message.Message):
     window: int
     max_calls: int
     max_payload: int
+    streams: _containers.RepeatedScalarFieldContainer[str]
+    ticket: bytes
+    port: int
     sum: int
-    def __init__(self, protocol: _Optional[int] = ..., cluster: _Optional[bytes] = ..., epoch: _Optional[int] = ..., term: _Optional[int] = ..., role: _Optional[str] = ..., software: _Optional[str] = ..., window: _Optional[int] = ..., max_calls: _Optional[int] = ..., max_payload: _Optional[int] = ..., sum: _Optional[int] = ...) -> None: ...
+    def __init__(self, protocol: _Optional[int] = ..., cluster: _Optional[bytes] = ..., epoch: _Optional[int] = ..., term: _Optional[int] = ..., role: _Optional[str] = ..., software: _Optional[str] = ..., window: _Optional[int] = ..., max_calls: _Optional[int] = ..., max_payload: _Optional[int] = ..., streams: _Optional[_Iterable[str]] = ..., ticket: _Optional[bytes] = ..., port: _Optional[int] = ..., sum: _Optional[int] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "what", "where", "hint", "retryable", "maybe_applied")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from reedbed.common.ids import Id
+
+T = TypeVar("T")
 
 DeviceState = Literal["up", "down", "out", "failed"]
 
@@ -158,8 +160,14 @@ class Slice:
     length: int
 
 
+class _Told:
+    """Room for what the fields of an ObjectInfo are found in, until they are asked for."""
+
+    __slots__ = ("_find", "_told")
+
+
 @dataclass(frozen=True, slots=True)
-class ObjectInfo:
+class ObjectInfo(_Told):
     """What `stat` and `list` tell of one version of an object."""
 
     bucket: str
@@ -179,6 +187,34 @@ class ObjectInfo:
     def etag(self) -> str:
         """Quoted, derived from the version; the dash keeps it from being taken for an MD5."""
         return etag_of(self.version)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Called for a field that has no value yet: see `told_later`."""
+            if name not in _INFO_FIELDS:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            value = self._find(self._told, name)
+            object.__setattr__(self, name, value)
+            return value
+
+
+_INFO_FIELDS = frozenset(field.name for field in fields(ObjectInfo))
+_set_key = ObjectInfo.key.__set__  # type: ignore[attr-defined, misc]
+_set_find = _Told._find.__set__  # type: ignore[attr-defined]
+_set_told = _Told._told.__set__  # type: ignore[attr-defined]
+
+
+def told_later(key: str, find: Callable[[T, str], Any], told: T) -> ObjectInfo:
+    """An ObjectInfo of that key whose other fields are `find(told, name)`, each when it is asked for first.
+
+    In everything else it is as one that was made with these fields.
+    """
+    info = ObjectInfo.__new__(ObjectInfo)
+    _set_key(info, key)
+    _set_find(info, find)
+    _set_told(info, told)
+    return info
 
 
 @dataclass(frozen=True, slots=True)

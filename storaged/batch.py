@@ -12,82 +12,40 @@ What is decided here
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from itertools import chain
-from typing import TypeAlias
+from dataclasses import dataclass
 
-from reedbed.common.checksums import Buffer, block_sum, block_sum_parts
+from reedbed.common.checksums import Buffer, block_sum_parts, block_sums
 from reedbed.common.errors import (
     AlreadyExists,
     Corrupt,
     DiskFull,
     InvalidArgument,
-    ReedbedError,
     ResourceExhausted,
     StaleGeneration,
 )
 from reedbed.common.ids import ID_BYTES, format_id
-from reedbed.common.limits import BLOCK, K_MAX, M_MAX, SHARD_MAX
+from reedbed.common.limits import K_MAX, M_MAX, SHARD_MAX
+from reedbed.extents.blocks import ROW_BYTES, split_table
 from reedbed.storaged import record
 from reedbed.storaged.calls import PutShard, Removal, RemoveOrder
 from reedbed.storaged.disk import NOT_THE_DISK
-from reedbed.storaged.entries import LIVE, REMOVED, Entry, Note, Position, shard_key
+from reedbed.storaged.entries import LIVE, REMOVED, Entry, NewShard, Note, Position, shard_key
 from reedbed.storaged.record import ALIGN, HEAD, REPLACED, Kind, NoteHead
 
 _PADDING = [bytes(count) for count in range(ALIGN)]
 
 
-@dataclass(slots=True, eq=False)
-class Put:
-    """A waiting put; the result says whether it was appended now (False: it was there)."""
-
-    shard: PutShard
-    size: int
-    future: Future[bool] = field(default_factory=Future)
-
-
-@dataclass(slots=True, eq=False)
-class Remove:
-    """Waiting removals of one call; the result has one outcome for each order."""
-
-    orders: Sequence[RemoveOrder]
-    term: int
-    size: int
-    future: Future[list[Removal]] = field(default_factory=Future)
-
-
-@dataclass(slots=True, eq=False)
-class Carry:
-    """Notes of a segment that is to go, to be written again; `home` is that segment."""
-
-    targets: Sequence[Position]
-    home: int
-    size: int
-    future: Future[None] = field(default_factory=Future)
-
-
-Operation: TypeAlias = Put | Remove | Carry
-
-
 @dataclass(frozen=True, slots=True)
 class View:
-    """What planning may look at."""
+    """What planning may look at. `get_many` raises Corrupt if one row of many is bad."""
 
     get: Callable[[bytes], Entry | None]
+    get_many: Callable[[Sequence[bytes]], list[Entry | None]]
     note_about: Callable[[Position], Note | None]
     tables: Callable[[Entry, bytes, int], bytes]
     generation: Callable[[int], int]
     is_damaged: Callable[[PutShard], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class NewShard:
-    key: bytes
-    entry: Entry
-    log: tuple[int, int]
 
 
 class Batch:
@@ -99,29 +57,34 @@ class Batch:
         self._segment = start.segment
         self._room = room
         self._planned: dict[bytes, tuple[Entry, bytes]] = {}  # with its tables, empty for a removed shard
+        self._looked_up: dict[bytes, Entry | None] = {}
         self.end = start.offset
         self.buffers: list[Buffer] = []
         self.changes: list[NewShard | Note] = []
         self.generations: list[tuple[int, int]] = []
         self._noted: set[Position] = set()  # records that this batch writes notes about
 
+    def look_up(self, shards: Sequence[PutShard]) -> None:
+        """Look for many shards that are going to be put, at once. Corrupt if a row is bad: then each is looked for by
+        itself."""
+        keys = [shard_key(one.extent, one.index) for one in shards if len(one.extent) == ID_BYTES and one.index >= 0]
+        self._looked_up = dict(zip(keys, self._view.get_many(keys), strict=True))
+
     def put(self, shard: PutShard) -> bool:
         """Plan a put; False if the shard is there. Raises the put's named error, and plans nothing then."""
-        payload = check_put(shard)
+        lengths, sums = check_put(shard)
+        payload = sum(lengths)
         known = self._view.generation(shard.pg)
         if shard.generation < known:
             raise StaleGeneration(
                 f"PG {shard.pg} has generation {known}, the put names {shard.generation}", where=_name(shard)
             )
-        try:
-            tables = record.pack_tables(shard.table, shard.data_tables)
-        except struct.error as error:
-            raise InvalidArgument(f"a block table is out of range: {error}", where=_name(shard)) from None
+        tables = record.pack_tables(shard.table, shard.data_tables)
         if len(tables) > record.TABLES_MAX:
             raise InvalidArgument("the block tables of a shard are too long", where=_name(shard))
-        check_blocks(shard)
+        check_blocks(shard, lengths, sums)
         key = shard_key(shard.extent, shard.index)
-        old = self._planned[key][0] if key in self._planned else self._view.get(key)
+        old = self._row(key)
         if old is not None:
             if old.state == REMOVED:
                 if shard.generation <= old.generation:
@@ -142,7 +105,7 @@ class Batch:
     def remove(self, order: RemoveOrder, term: int) -> Removal:
         """Plan a removal."""
         key = shard_key(order.extent, order.index)
-        entry = self._planned[key][0] if key in self._planned else self._view.get(key)
+        entry = self._row(key)
         if entry is None or entry.state == REMOVED:
             return Removal.UNKNOWN
         if entry.pg != order.pg or entry.generation > order.generation:
@@ -157,6 +120,13 @@ class Batch:
             note = self._view.note_about(target)
             if note is not None and note.home.segment == home and target not in self._noted:
                 self._note(note.head)
+
+    def _row(self, key: bytes) -> Entry | None:
+        """What the device holds, with what this batch does to it. Corrupt."""
+        planned = self._planned.get(key)
+        if planned is not None:
+            return planned[0]
+        return self._looked_up[key] if key in self._looked_up else self._view.get(key)
 
     def _replaces(self, shard: PutShard, key: bytes, old: Entry, tables: bytes, payload: int) -> bool:
         """Whether a shard that is there must be written anew, being damaged; AlreadyExists if it has other content."""
@@ -198,7 +168,7 @@ class Batch:
             log_term=shard.log_term,
             log_seq=shard.log_seq,
             payload=payload,
-            blocks=len(shard.table),
+            blocks=len(shard.table) // ROW_BYTES,
             tables=tables,
         )
         self.buffers.append(head + tables)
@@ -236,12 +206,15 @@ class Batch:
 
 def put_size(shard: PutShard) -> int:
     """Bytes that a put holds while it waits, and about as many as its record takes."""
-    rows = len(shard.table) + sum(map(len, shard.data_tables))
-    return 2 * HEAD + 8 * rows + 4 * len(shard.data_tables) + sum(map(len, shard.payload)) + ALIGN
+    tables = len(shard.table) + sum(map(len, shard.data_tables)) + 4 * len(shard.data_tables)
+    return 2 * HEAD + tables + sum(map(len, shard.payload)) + ALIGN
 
 
-def check_put(shard: PutShard) -> int:
-    """The payload's length; InvalidArgument for numbers out of range, Corrupt for tables that do not fit it."""
+def check_put(shard: PutShard) -> tuple[Sequence[int], Sequence[int]]:
+    """Lengths and sums of the blocks, which add up to the payload.
+
+    InvalidArgument for numbers out of range, Corrupt for tables that do not fit the payload.
+    """
     payload = sum(map(len, shard.payload))
     if len(shard.extent) != ID_BYTES:
         raise InvalidArgument(f"an extent id has {ID_BYTES} bytes, not {len(shard.extent)}")
@@ -257,48 +230,49 @@ def check_put(shard: PutShard) -> int:
         raise InvalidArgument(
             "a parity shard comes with the tables of all data shards, a data shard with none", where=_name(shard)
         )
-    if any(not 0 < row[0] <= BLOCK for row in chain(shard.table, *shard.data_tables)):
-        raise InvalidArgument(f"a block has 1 to {BLOCK} bytes", where=_name(shard))
-    if sum(row[0] for row in shard.table) != payload:
+    lengths, sums = split_table(shard.table)
+    if sum(lengths) != payload:
         raise Corrupt("the block table does not add up to the payload", where=_name(shard))
-    if any(sum(row[0] for row in table) > payload for table in shard.data_tables):
+    if any(sum(split_table(table)[0]) > payload for table in shard.data_tables):
         raise Corrupt("a data shard is longer than its parity", where=_name(shard))
-    return payload
+    return lengths, sums
 
 
-def check_blocks(shard: PutShard) -> None:
-    """Corrupt unless every block's sum is right. The table adds up to the payload."""
+def check_blocks(shard: PutShard, lengths: Sequence[int], sums: Sequence[int]) -> None:
+    """Corrupt unless every block's sum is right. The lengths add up to the payload."""
     extent, index = shard.extent, shard.index
-    if len(shard.payload) == 1:
-        view = memoryview(shard.payload[0])
-        begin = 0
-        for block, (length, expected) in enumerate(shard.table):
-            if block_sum(extent, index, block, view[begin : begin + length]) != expected:
+    block = 0
+    rest: Sequence[Buffer] = ()  # parts of a block that began in earlier buffers
+    for buffer in shard.payload:
+        view, at = memoryview(buffer), 0
+        if rest:
+            missing = lengths[block] - sum(map(len, rest))
+            rest = [*rest, view[:missing]]
+            if len(view) < missing:
+                continue
+            if block_sum_parts(extent, index, block, rest) != sums[block]:
                 raise _bad_block(shard, block)
-            begin += length
-        return
-    buffers = iter(shard.payload)
-    rest = memoryview(b"")
-    for block, (length, expected) in enumerate(shard.table):
-        parts = []
-        while length:
-            while not len(rest):
-                rest = memoryview(next(buffers))
-            parts.append(rest[:length])
-            rest = rest[len(parts[-1]) :]
-            length -= len(parts[-1])
-        if block_sum_parts(extent, index, block, parts) != expected:
-            raise _bad_block(shard, block)
+            rest, at = (), missing
+            block += 1
+        whole, end = block, at
+        while whole < len(lengths) and end + lengths[whole] <= len(view):
+            end += lengths[whole]
+            whole += 1
+        if whole > block:
+            found = block_sums(extent, index, block, lengths[block:whole], view[at:end] if at else buffer)
+            if found != list(sums[block:whole]):
+                raise _bad_block(shard, block + _first_difference(found, sums[block:whole]))
+            block = whole
+        if end < len(view):
+            rest = [view[end:]]
 
 
 def disk_full(where: str) -> DiskFull:
     return DiskFull("the device has no room left for shards", where=where, hint="Add devices, or delete objects")
 
 
-def refuse(operations: Sequence[Operation], error: ReedbedError) -> None:
-    """End operations that run with an error."""
-    for operation in operations:
-        operation.future.set_exception(error)
+def _first_difference(one: Sequence[int], other: Sequence[int]) -> int:
+    return next(at for at, (left, right) in enumerate(zip(one, other, strict=True)) if left != right)
 
 
 def _bad_block(shard: PutShard, block: int) -> Corrupt:

@@ -5,6 +5,9 @@ Invariants
   may look.
 - A row is looked for in `fresh`, then in `frozen` (being written by a checkpoint), then in the index; None in one of
   the first two hides what the later ones hold. `frozen` is dropped only after the index has it.
+- `known` holds rows as the index has them, some of them: after a checkpoint those that it wrote, and what was looked up
+  since. A row that was looked up while a checkpoint ended is not taken in: it may be the one before.
+- The index holds no shard above `last`: nobody looks for newer ones there.
 - A removal counts for the record at its target only, never for another record of the same shard. One that no catalog
   ordered forbids nothing: the shard was damaged and is put anew.
 - A segment's `notes` counts the notes in it whose target lies in another segment that still exists: while it is not 0
@@ -15,16 +18,18 @@ from __future__ import annotations
 
 import heapq
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from reedbed.common.ids import ID_BYTES, Id, after_block, is_system
 from reedbed.storaged import entries
-from reedbed.storaged.entries import LIVE, REMOVED, Entry, IndexState, Note, Position, SegmentInfo
+from reedbed.storaged.entries import LIVE, REMOVED, Entry, IndexState, NewShard, Note, Position, SegmentInfo
 from reedbed.storaged.index import Changes, Index
 from reedbed.storaged.record import HEAD, REPLACED, Kind, NoteHead
 
+KNOWN: Final = 16_384  # rows of the index that are kept in memory
 _LOOK: Final = 64  # shards that are looked at together
 
 
@@ -56,6 +61,9 @@ class Book:
         self.changing = threading.RLock()  # held over changes that belong together
         self._fresh = _Layer()
         self._frozen = _Layer()
+        self._known: OrderedDict[bytes, Entry] = OrderedDict()
+        self._last = index.last()
+        self._turn = 0  # checkpoints that have ended
         self._segments = index.segments()
         self._touched: set[int] = set()
         state = index.state()
@@ -68,28 +76,54 @@ class Book:
 
     def get(self, key: bytes) -> Entry | None:
         """The row of a shard, live or removed."""
-        with self._lock:
-            for layer in (self._fresh, self._frozen):
-                if key in layer.shards:
-                    return layer.shards[key]
-        return self._index.get(key)
+        return self.get_many([key])[0]
 
     def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        found: list[Entry | None] = [None] * len(keys)
-        missing = []
+        """The row of each; Corrupt if one of them is bad."""
         with self._lock:
-            for at, key in enumerate(keys):
-                if key in self._fresh.shards:
-                    found[at] = self._fresh.shards[key]
-                elif key in self._frozen.shards:
-                    found[at] = self._frozen.shards[key]
-                else:
-                    missing.append(at)
-        if missing:
-            rows = self._index.get_many([keys[at] for at in missing])
+            turn = self._turn
+            found, missing = self._in_memory(keys)
+        if not missing:
+            return found
+        rows = self._index.get_many([keys[at] for at in missing])
+        with self._lock:
             for at, row in zip(missing, rows, strict=True):
                 found[at] = row
+                key = keys[at]
+                if row is not None and turn == self._turn and not self._is_newer(key):
+                    self._learn(key, row)
         return found
+
+    def known(self, keys: Sequence[bytes]) -> list[Entry | None] | None:
+        """As `get_many` of rows that are in memory; None if one of them may be in the index alone."""
+        with self._lock:
+            found, missing = self._in_memory(keys)
+        return None if missing else found
+
+    def _in_memory(self, keys: Sequence[bytes]) -> tuple[list[Entry | None], list[int]]:
+        """Rows, and which of them are not in memory."""
+        found: list[Entry | None] = []
+        missing = []
+        fresh, frozen, known, last = self._fresh.shards, self._frozen.shards, self._known, self._last
+        for at, key in enumerate(keys):
+            if key in fresh:
+                found.append(fresh[key])
+            elif key in frozen:
+                found.append(frozen[key])
+            else:
+                row = known.get(key)
+                found.append(row)
+                if row is None and key <= last:
+                    missing.append(at)
+        return found, missing
+
+    def _is_newer(self, key: bytes) -> bool:
+        return key in self._fresh.shards or key in self._frozen.shards
+
+    def _learn(self, key: bytes, row: Entry) -> None:
+        self._known[key] = row
+        if len(self._known) > KNOWN:
+            self._known.popitem(last=False)
 
     def note_about(self, target: Position) -> Note | None:
         with self._lock:
@@ -175,6 +209,28 @@ class Book:
             )
             self._fresh.shards[key] = entry
             self._log = max(self._log, log)
+
+    def append(self, shards: Sequence[NewShard]) -> None:
+        """Records that the writer appended to one segment, in order, are durable. None of the shards is here live."""
+        last = shards[-1].entry
+        with self.changing, self._lock:
+            fresh = self._fresh.shards
+            size, log = 0, self._log
+            for key, entry, of in shards:
+                old = fresh.get(key)
+                assert old is None or old.state == REMOVED, "a live shard is put once more"
+                fresh[key] = entry
+                size += entry.length
+                if of > log:
+                    log = of
+            info = self._segments.get(last.segment, SegmentInfo())
+            info = info._replace(
+                end=max(info.end, last.offset + last.length),
+                live=info.live + len(shards),
+                live_bytes=info.live_bytes + size,
+            )
+            self._set(last.segment, info)
+            self._log = log
 
     def note(self, note: Note) -> Entry | None:
         """A removal or renewal is durable. Returns the live shard that a removal ended, if it did."""
@@ -267,6 +323,12 @@ class Book:
     def written(self) -> None:
         """The index has what was frozen."""
         with self._lock:
+            self._turn += 1
+            self._last = max(self._last, max(self._frozen.shards, default=b""))
+            for key, row in self._frozen.shards.items():
+                self._known.pop(key, None)
+                if row is not None:
+                    self._learn(key, row)
             self._frozen = _Layer()
 
     def failed(self, changes: Changes) -> None:

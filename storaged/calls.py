@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from reedbed.common.checksums import Buffer
 from reedbed.common.clock import Deadline
 from reedbed.common.ids import Id
-from reedbed.storaged.record import Row, Table
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PutShard:
-    """One shard to store.
+    """One shard to store; not to be changed (to be frozen costs more than all of its checks).
 
-    table: (length, sum) of each block in order; lengths are 1 to 64 KiB and add up to the payload.
+    table: the block table (extents/blocks.py); lengths add up to the payload.
     payload: the bytes, in any number of buffers, which must not change until the put is done.
     data_tables: in a parity shard (index >= k) the tables of all k data shards, empty ones included; else nothing.
     log_term, log_seq: the highest log position that the writer knows.
@@ -29,20 +29,21 @@ class PutShard:
     m: int
     pg: int
     generation: int
-    table: Table
+    table: bytes
     payload: Sequence[Buffer]
-    data_tables: Sequence[Table] = ()
+    data_tables: Sequence[bytes] = ()
     log_term: int = 0
     log_seq: int = 0
     deadline: Deadline | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReadShard:
     """A range of one shard.
 
     data_rows_of: data shards whose block rows a parity shard is asked for, over the range, or over `rows_range`
-    (offset, length) where that is given (with length 0 no bytes are read, only rows).
+    (offset, length) where that is given (with length 0 no bytes are read, only rows). into: memory for the range and
+    what of its first and last block lies around it, which the result refers to then.
     """
 
     extent: Id
@@ -51,25 +52,24 @@ class ReadShard:
     length: int
     data_rows_of: Sequence[int] = ()
     rows_range: tuple[int, int] | None = None
+    into: memoryview | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DataRow:
-    """One block of a data shard, as a parity shard's record knows it: its place within that shard, length and sum."""
+class Rows(NamedTuple):
+    """Rows of a block table, packed as in extents/blocks.py. The first belongs to block `first_block`, whose bytes
+    begin at `offset` of its shard, or at the range that was asked for."""
 
-    block: int
-    offset: int
-    length: int
-    sum: int
+    first_block: int = 0
+    offset: int = 0
+    table: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReadResult:
     """Bytes of a range and the rows that cover exactly them.
 
-    rows: the first belongs to block `first_block` and begins at byte `offset` of the shard. The row of a piece of a
-    block has the piece's length and a sum of the piece alone, seeded with the block's place.
-    data_rows: for each data shard that was asked for, the whole blocks that overlap the range.
+    rows: the row of a piece of a block has the piece's length and a sum of the piece alone, seeded with the block's
+    place. data_rows: for each data shard that was asked for, the whole blocks that overlap the range.
     shard_length: of the shard's payload, bytes.
     """
 
@@ -77,11 +77,10 @@ class ReadResult:
     index: int
     offset: int
     data: Buffer
-    first_block: int
-    rows: list[Row]
+    rows: Rows
     shard_length: int
     generation: int
-    data_rows: dict[int, list[DataRow]] = field(default_factory=dict)
+    data_rows: Mapping[int, Rows] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

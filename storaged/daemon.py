@@ -17,6 +17,7 @@ from reedbed.storaged.settings import StoragedSettings
 from reedbed.storaged.store import ShardStore
 from reedbed.transport.grpc_client import GrpcConnector
 from reedbed.transport.grpc_server import GrpcServer, check_free
+from reedbed.transport.stream_server import Streams
 from reedbed.transport.tls import TlsConfig, tls_from
 
 
@@ -29,10 +30,11 @@ async def run_storaged(
         loop.add_signal_handler(signal_, stop.set)
     tls: TlsConfig | None = tls_from(settings.tls_ca, settings.tls_cert, settings.tls_key)
     bind = f"{settings.host}:{settings.port}"
+    streams = Streams(settings.stream_port, settings.advertise_streams) if settings.streams else None
     check_free(bind)  # before a folder is made
     world = World(
         connector=GrpcConnector(tls=tls, role="storaged"),
-        server=lambda service: GrpcServer(service, bind=bind, tls=tls, budget=MEMORY),
+        server=lambda service: GrpcServer(service, bind=bind, tls=tls, budget=MEMORY, streams=streams),
         open_store=lambda folder, cluster: ShardStore.open(Path(folder), cluster, capacity=settings.capacity),
         clean=lambda folder, incarnation: clean_folder(Path(folder), incarnation),
         readers=lambda name: ThreadPoolExecutor(settings.read_threads, thread_name_prefix=name),

@@ -169,6 +169,11 @@ class DamageLog:
                 self._regions[segment, offset] = replace(known, settled=True)
                 self._changes += 1
 
+    @property
+    def known(self) -> bool:
+        """Whether any shard is known to be damaged."""
+        return bool(self._shards)
+
     def is_damaged(self, extent: Id, index: int) -> bool:
         return (extent, index) in self._shards
 

@@ -25,6 +25,7 @@ _KEEP_SIZE_AND_PUNCH: Final = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUN
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 # What the system lacks, not the disk: it says nothing of what lies there, and may be had again a moment later
 NOT_THE_DISK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_OF_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 _NO_HOLES: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
 
 
@@ -55,6 +56,12 @@ class File(Protocol):
     def read(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes; fewer only at the end of the file."""
 
+    def read_into(self, offset: int, target: memoryview) -> int:
+        """Fills `target`; returns how many bytes there were, fewer than it takes only at the end of the file."""
+
+    def read_now(self, offset: int, length: int) -> bytes | None:
+        """As `read` where all of it is in memory; None, and nothing waited for, where it is not, or nobody can tell."""
+
     def sync(self) -> None:
         """fdatasync: what was written and the size are durable. Once it failed, nothing about the file is known."""
 
@@ -77,6 +84,10 @@ class Disk(Protocol):
 
     @property
     def root(self) -> Path: ...
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether no call waits for anything, since the file system keeps all in memory."""
 
     def open(self, name: str, *, create: bool = False) -> File:
         """An existing file, or with `create` a new one (FileExistsError if there is one)."""
@@ -141,8 +152,10 @@ _fallocate = _find_fallocate()
 class RealFile:
     """A file of the system."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, in_memory: bool = False) -> None:
         self._fd = fd
+        self._in_memory = in_memory
+        self._nowait = hasattr(os, "RWF_NOWAIT")
 
     def size(self) -> int:
         return os.fstat(self._fd).st_size
@@ -184,6 +197,28 @@ class RealFile:
             got += len(data)
         return b"".join(pieces)
 
+    def read_into(self, offset: int, target: memoryview) -> int:
+        got = 0
+        while got < len(target) and (count := os.preadv(self._fd, [target[got:]], offset + got)):
+            got += count
+        return got
+
+    def read_now(self, offset: int, length: int) -> bytes | None:
+        if self._in_memory:
+            return self.read(offset, length)
+        if not self._nowait:
+            return None
+        target = bytearray(length)
+        try:
+            got = os.preadv(self._fd, [target], offset, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                self._nowait = False
+            elif error.errno != errno.EAGAIN:
+                raise
+            return None
+        return bytes(target) if got == length else None  # the rest is not in memory, or the file ends
+
     def sync(self) -> None:
         os.fdatasync(self._fd)
 
@@ -218,14 +253,21 @@ class RealDisk:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._in_memory: bool | None = None
 
     @property
     def root(self) -> Path:
         return self._root
 
+    @property
+    def in_memory(self) -> bool:
+        if self._in_memory is None:
+            self._in_memory = _file_system(os.stat(self._root).st_dev) in _OF_MEMORY
+        return self._in_memory
+
     def open(self, name: str, *, create: bool = False) -> RealFile:
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0)
-        return RealFile(os.open(self._root / name, flags, 0o640))
+        return RealFile(os.open(self._root / name, flags, 0o640), self.in_memory)
 
     def names(self, folder: str = "") -> list[str]:
         try:
@@ -275,6 +317,20 @@ def held_by(pid: str, where: str) -> Unavailable:
         hint="Stop that process, or name another folder",
         retryable=False,
     )
+
+
+def _file_system(device: int) -> str:
+    """The kind of the file system with this device number, the empty string if it cannot be told."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in mounts:
+        mount, _, source = line.partition(" - ")
+        if mount.split(" ", 3)[2] == number:
+            return source.split(" ", 1)[0]
+    return ""
 
 
 def _sync_path(path: Path) -> None:

@@ -98,6 +98,17 @@ class MemoryFile:
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
             return bytes(self._node.data[offset : offset + length])
 
+    def read_into(self, offset: int, target: memoryview) -> int:
+        data = self.read(offset, len(target))
+        target[: len(data)] = data
+        return len(data)
+
+    def read_now(self, offset: int, length: int) -> bytes | None:
+        if not self._disk.cached:
+            return None
+        data = self.read(offset, length)
+        return data if len(data) == length else None
+
     def sync(self) -> None:
         with self._disk.mutex:
             try:
@@ -144,13 +155,16 @@ class MemoryDisk:
     fail: called with (operation, name) before each one; it may raise OSError.
     counts: how often each operation was called, by its name alone and with the file's name.
     capacity: bytes; writes beyond raise ENOSPC. can_punch: whether holes are supported.
-    unreadable: ranges of a file that raise EIO when they are read.
+    unreadable: ranges of a file that raise EIO when they are read. cached: whether reads need not wait for the disk.
+    in_memory: whether it says that nothing needs to.
     """
 
     def __init__(self, root: Path, capacity: int = 1 << 40) -> None:
         self._root = root
         self.capacity = capacity
         self.can_punch = True
+        self.cached = False
+        self.in_memory = False
         self.fail: Callable[[str, str], None] | None = None
         self.counts: dict[str, int] = {}
         self.mutex = threading.RLock()

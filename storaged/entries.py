@@ -75,6 +75,14 @@ class Entry(NamedTuple):
         return Position(self.segment, self.offset)
 
 
+class NewShard(NamedTuple):
+    """A shard that was put now; `log`: the log position that its writer knew."""
+
+    key: bytes
+    entry: Entry
+    log: tuple[int, int]
+
+
 class Note(NamedTuple):
     """A removal or renewal, with where it lies."""
 

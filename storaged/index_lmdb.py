@@ -38,19 +38,18 @@ class _Gate:
         self._inside = 0
         self._alone = False
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
+    def enter(self) -> None:
+        """Pass; to be followed by `leave`."""
         with self._changed:
             while self._alone:
                 self._changed.wait()
             self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
-                if not self._inside:
-                    self._changed.notify_all()
+
+    def leave(self) -> None:
+        with self._changed:
+            self._inside -= 1
+            if self._alone and not self._inside:
+                self._changed.notify_all()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -100,6 +99,34 @@ class _Transaction:
         self._txn.delete(key, db=self._tables[table])
 
 
+class _Reading:
+    """The time of one read transaction. A generator would cost several times what looking a row up does."""
+
+    __slots__ = ("_env", "_folder", "_gate", "_tables", "_txn")
+
+    def __init__(self, gate: _Gate, env: Any, tables: dict[str, Any], folder: Path) -> None:
+        self._gate, self._env, self._tables, self._folder = gate, env, tables, folder
+
+    def __enter__(self) -> RowReader:
+        self._gate.enter()
+        try:
+            self._txn: Any = self._env.begin()
+        except BaseException as error:
+            self._gate.leave()
+            if isinstance(error, lmdb.Error):
+                raise _translated(error, self._folder) from error
+            raise
+        return _Transaction(self._txn, self._tables)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            self._txn.abort()
+        finally:
+            self._gate.leave()
+        if isinstance(error, lmdb.Error):
+            raise _translated(error, self._folder) from error
+
+
 class LmdbRows:
     """Rows in one LMDB environment."""
 
@@ -122,24 +149,23 @@ class LmdbRows:
     def close(self) -> None:
         self._env.close()
 
-    @contextmanager
-    def read(self) -> Iterator[RowReader]:
-        try:
-            with self._gate.shared(), self._env.begin() as txn:
-                yield _Transaction(txn, self._tables)
-        except lmdb.Error as error:
-            raise _translated(error, self.folder) from error
+    def read(self) -> _Reading:
+        return _Reading(self._gate, self._env, self._tables, self.folder)
 
     def write(self, change: Callable[[RowWriter], None]) -> None:
         while True:
+            self._gate.enter()
             try:
-                with self._gate.shared(), self._env.begin(write=True) as txn:
+                with self._env.begin(write=True) as txn:
                     change(_Transaction(txn, self._tables))
                 return
             except lmdb.MapFullError:
-                self._grow()
+                pass
             except lmdb.Error as error:
                 raise _translated(error, self.folder) from error
+            finally:
+                self._gate.leave()
+            self._grow()
 
     def _grow(self) -> None:
         try:

@@ -23,17 +23,17 @@ from reedbed.common import logs
 from reedbed.common.errors import ReedbedError
 from reedbed.common.metrics import Metrics
 from reedbed.common.runner import Runner, Running
-from reedbed.storaged.batch import Carry
 from reedbed.storaged.book import Book
 from reedbed.storaged.damage import DamageLog
 from reedbed.storaged.disk import NOT_THE_DISK, Disk
 from reedbed.storaged.entries import Entry, SegmentInfo
 from reedbed.storaged.generations import Generations
 from reedbed.storaged.index import Index
+from reedbed.storaged.operations import Carry
 from reedbed.storaged.record import HEAD
 from reedbed.storaged.reserve import NO_ROOM, Reserve
 from reedbed.storaged.segments import FOLDER, SegmentPool, segment_name
-from reedbed.storaged.writer import Writer
+from reedbed.storaged.writer import BATCH_OPERATIONS, Writer
 
 ROWS: Final = 16_384  # rows in memory that ask for a checkpoint
 ROWS_MAX: Final = 8 * ROWS  # the writer waits for the checkpoint from here on
@@ -88,6 +88,11 @@ class Keeper:
     def behind(self) -> bool:
         """A checkpoint could not be written, and so many rows wait that no more can be taken."""
         return self._full and self._kept.book.waiting() >= ROWS_MAX
+
+    @property
+    def crowded(self) -> bool:
+        """`after_batch` may have to wait for a checkpoint."""
+        return self._kept.book.waiting() >= ROWS_MAX - BATCH_OPERATIONS
 
     def punch(self, entries: list[Entry]) -> None:
         """These shards' removals are durable: give their room back with the next step."""

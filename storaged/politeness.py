@@ -27,6 +27,7 @@ SHRINKING: Final = 0.85
 URGENT_PART: Final = 0.25
 EXTENT_COST: Final = 256 * KIB  # bytes that take about as long as what each task takes beside its bytes
 BURST_S: Final = 0.25  # of the ceiling that may be saved up
+INSTANT_S: Final = 20e-6  # that a call counts for which is answered at once
 _FADING: Final = 0.995  # of the best speed with each task: the machine may have become slower for good
 
 
@@ -51,6 +52,12 @@ class Foreground:
         self._under_way -= 1
         if not self._under_way:
             self._busy += now - max(self._since, self._window_from)
+
+    def passed(self, now: float) -> None:
+        """A call was answered at once."""
+        self._turn(now)
+        if not self._under_way:
+            self._busy += INSTANT_S
 
     def share(self, now: float) -> float:
         """0 to 1: of the last one or two windows."""

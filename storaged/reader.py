@@ -1,55 +1,67 @@
 """Reading shards: find the record, compare its head with what was asked, verify every block that is touched.
 
-Invariants: no byte is returned whose block's sum was not right; a shard that is removed while it is read is unknown,
-not damaged.
+Invariants
+- No byte is returned whose block's sum was not right.
+- A shard that is removed while it is read is unknown, not damaged.
+- `read_now` waits for no disk: whatever is not in memory, row, head or bytes, is left to the others.
 """
 
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple
 
-from reedbed.common.checksums import block_sum
+from reedbed.common.checksums import Buffer, block_sum, block_sums
 from reedbed.common.errors import Corrupt, DamagedShard, InvalidArgument, ReedbedError, ResourceExhausted, UnknownShard
 from reedbed.common.ids import format_id
-from reedbed.common.limits import MIB
+from reedbed.common.limits import KIB, MIB
+from reedbed.extents.blocks import ROW_BYTES, pack_table, split_table, unpack_table
 from reedbed.storaged import record
 from reedbed.storaged.book import Book
-from reedbed.storaged.calls import DataRow, ReadResult, ReadShard
+from reedbed.storaged.calls import ReadResult, ReadShard, Rows
 from reedbed.storaged.damage import DamageLog
-from reedbed.storaged.disk import NOT_THE_DISK
+from reedbed.storaged.disk import NOT_THE_DISK, Disk
 from reedbed.storaged.entries import LIVE, Entry, Position, shard_key
-from reedbed.storaged.record import HEAD, Row, ShardHead
+from reedbed.storaged.record import HEAD, ShardHead
 from reedbed.storaged.segments import SegmentPool
 
 ROWS_OF_CALL: Final = 1 << 18  # of tables in one answer; one read may go beyond it alone
 HEADS_BYTES: Final = 16 * MIB  # of heads and tables kept in memory, about
-_ROW_BYTES: Final = 192  # that Python takes for a row and its place
+PIECE: Final = 512 * KIB  # that is read and summed at once, so that it is summed while it is in the processor's cache
+_ROW_BYTES: Final = 128  # that Python takes for a row and its place
 _HEAD_BYTES: Final = 1024
 
 
 class Opened(NamedTuple):
-    """A record's head and tables, both verified; `starts` are the offsets of its blocks, and its end."""
+    """A record's head and tables, both verified. Of its blocks: the table as it travels, lengths, sums, and where they
+    begin, with their end."""
 
     head: ShardHead
     tables: bytes
-    rows: list[Row]
+    table: bytes
+    lengths: tuple[int, ...]
+    sums: tuple[int, ...]
     starts: list[int]
+
+
+class _WouldWait(Exception):
+    """What is asked for is not in memory."""
 
 
 class Reader:
     """Reads of one device. For many threads."""
 
-    def __init__(self, book: Book, pool: SegmentPool, salt: bytes, damage: DamageLog, where: str) -> None:
+    def __init__(self, book: Book, pool: SegmentPool, salt: bytes, damage: DamageLog, disk: Disk) -> None:
         self._book = book
         self._pool = pool
         self._salt = salt
         self._damage = damage
-        self._where = where
+        self._where = str(disk.root)
+        self._in_memory = disk.in_memory
         self._lock = threading.Lock()
         self._heads: OrderedDict[Position, Opened] = OrderedDict()
         self._heads_bytes = 0
@@ -57,16 +69,34 @@ class Reader:
 
     def read(self, asked: ReadShard) -> ReadResult:
         """UnknownShard, DamagedShard, or InvalidArgument for a range outside the shard."""
-        return self._read(asked, self._book.get(shard_key(asked.extent, asked.index)))
+        return self._read(asked, self._book.get(shard_key(asked.extent, asked.index)), now=False)
 
     def read_many(self, asked: Sequence[ReadShard]) -> list[ReadResult | ReedbedError]:
         """One answer or error for each."""
+        return self._read_all(asked, self._find([shard_key(one.extent, one.index) for one in asked]), now=False)
+
+    def read_now(self, asked: Sequence[ReadShard]) -> list[ReadResult | ReedbedError] | None:
+        """As `read_many` of what is in memory; None if any of it is not, or cannot be told to be."""
         keys = [shard_key(one.extent, one.index) for one in asked]
-        found: Sequence[Entry | ReedbedError | None]
+        found: Sequence[Entry | ReedbedError | None] | None = self._book.known(keys)
+        if found is None and self._in_memory:
+            found = self._find(keys)
+        if found is None:
+            return None
         try:
-            found = self._book.get_many(keys)
+            return self._read_all(asked, found, now=True)
+        except _WouldWait:
+            return None
+
+    def _find(self, keys: Sequence[bytes]) -> Sequence[Entry | ReedbedError | None]:
+        try:
+            return self._book.get_many(keys)
         except Corrupt:
-            found = [self._row(key) for key in keys]  # one of them is bad
+            return [self._row(key) for key in keys]  # one of them is bad
+
+    def _read_all(
+        self, asked: Sequence[ReadShard], found: Sequence[Entry | ReedbedError | None], *, now: bool
+    ) -> list[ReadResult | ReedbedError]:
         answers: list[ReadResult | ReedbedError] = []
         rows = 0
         for one, entry in zip(asked, found, strict=True):
@@ -75,8 +105,10 @@ class Reader:
                     raise entry
                 if rows > ROWS_OF_CALL:
                     raise ResourceExhausted("one call asks for too many rows", hint="Read less at once")
-                answer = self._read(one, entry)
-                rows += len(answer.rows) + sum(map(len, answer.data_rows.values()))
+                answer = self._read(one, entry, now=now)
+                rows += len(answer.rows.table) // ROW_BYTES
+                if answer.data_rows:
+                    rows += sum(len(of.table) // ROW_BYTES for of in answer.data_rows.values())
                 answers.append(answer)
             except ReedbedError as error:
                 answers.append(error)
@@ -90,9 +122,9 @@ class Reader:
 
     def tables(self, entry: Entry, extent: bytes, index: int) -> bytes:
         """The tables of a live shard's record, verified; Corrupt, or OSError."""
-        return self._open(entry, extent, index).tables
+        return self._open(entry, extent, index, now=False).tables
 
-    def _read(self, asked: ReadShard, entry: Entry | None) -> ReadResult:
+    def _read(self, asked: ReadShard, entry: Entry | None, *, now: bool) -> ReadResult:
         self.served += 1
         if entry is None or entry.state != LIVE:
             raise self._unknown(asked)
@@ -106,74 +138,106 @@ class Reader:
             raise InvalidArgument(what, where=self._name(asked))
         block = -1
         try:
-            opened = self._open(entry, asked.extent, asked.index)
-            data, first_block, rows, block = self._range(asked, entry, opened)
+            opened = self._open(entry, asked.extent, asked.index, now=now)
+            data, rows, block = self._range(asked, entry, opened, now=now)
         except (OSError, Corrupt) as error:
             if isinstance(error, OSError) and error.errno in NOT_THE_DISK:
                 raise ResourceExhausted(f"cannot read: {error.strerror}", where=self._name(asked)) from error
-            # a hole may have been punched under the read
-            now = self._book.get(shard_key(asked.extent, asked.index))
-            if now is None or now.state != LIVE:
-                raise self._unknown(asked) from None
-            if now.position != entry.position:
-                return self._read(asked, now)
-            raise self._damaged(asked, block, entry.position) from error
+            return self._look_again(asked, entry, block, now=now, cause=error)
         if block >= 0:
-            now = self._book.get(shard_key(asked.extent, asked.index))
-            if now is None or now.state != LIVE:
-                raise self._unknown(asked)
-            if now.position != entry.position:
-                return self._read(asked, now)
-            raise self._damaged(asked, block, entry.position)
+            return self._look_again(asked, entry, block, now=now)
         begin, length = asked.rows_range or (asked.offset, asked.length)
         return ReadResult(
             asked.extent,
             asked.index,
             asked.offset,
             data,
-            first_block,
             rows,
             entry.payload,
             entry.generation,
             {one: _overlapping(opened, one, begin, begin + length) for one in asked.data_rows_of},
         )
 
-    def _range(self, asked: ReadShard, entry: Entry, opened: Opened) -> tuple[memoryview, int, list[Row], int]:
-        """Bytes, number of the first block, rows, and the first bad block or -1."""
-        if asked.length == 0:
-            return memoryview(b""), 0, [], -1
-        starts = opened.starts
-        first = bisect_right(starts, asked.offset) - 1
-        last = bisect_right(starts, asked.offset + asked.length - 1) - 1
-        base, end = starts[first], starts[last + 1]
-        with self._pool.use(entry.segment) as file:
-            raw = memoryview(file.read(entry.offset + HEAD + entry.tables + base, end - base))
-        extent, index = asked.extent, asked.index
-        if len(raw) != end - base:
-            return raw, first, [], first
-        for block in range(first, last + 1):
-            piece = raw[starts[block] - base : starts[block + 1] - base]
-            if block_sum(extent, index, block, piece) != opened.rows[block][1]:
-                return raw, first, [], block
-        rows = opened.rows[first : last + 1]
-        stop = asked.offset + asked.length
-        for at, block in ((0, first), (-1, last)):
-            low, high = max(starts[block], asked.offset), min(starts[block + 1], stop)
-            if high - low != opened.rows[block][0]:
-                rows[at] = (high - low, block_sum(extent, index, block, raw[low - base : high - base]))
-        data = raw[asked.offset - base : stop - base]
-        if 2 * len(data) < len(raw):
-            data = memoryview(bytes(data))  # else a few bytes would keep their whole block
-        return data, first, rows, -1
+    def _look_again(
+        self, asked: ReadShard, entry: Entry, block: int, *, now: bool, cause: Exception | None = None
+    ) -> ReadResult:
+        """What was found is not right: a hole may have been punched under the read."""
+        newer = self._book.get(shard_key(asked.extent, asked.index))
+        if newer is None or newer.state != LIVE:
+            raise self._unknown(asked)
+        if newer.position != entry.position:
+            return self._read(asked, newer, now=now)
+        raise self._damaged(asked, block, entry.position) from cause
 
-    def _open(self, entry: Entry, extent: bytes, index: int) -> Opened:
+    def _range(self, asked: ReadShard, entry: Entry, opened: Opened, *, now: bool) -> tuple[Buffer, Rows, int]:
+        """Bytes, their rows, and the first bad block or -1."""
+        if asked.length == 0:
+            return b"", Rows(0, asked.offset), -1
+        starts, offset, stop = opened.starts, asked.offset, asked.offset + asked.length
+        first = bisect_right(starts, offset) - 1
+        end = bisect_left(starts, stop, first + 1)  # the block behind the last one
+        raw, bad = self._blocks(asked, entry, opened, first, end, now=now)
+        if bad >= 0:
+            return b"", Rows(), bad
+        table = opened.table[ROW_BYTES * first : ROW_BYTES * end]
+        base = starts[first]
+        if base == offset and starts[end] == stop:
+            return raw, Rows(first, offset, table), -1
+        rows = list(unpack_table(table))
+        view = memoryview(raw)
+        for at, block in ((0, first), (-1, end - 1)):
+            low, high = max(starts[block], offset), min(starts[block + 1], stop)
+            if high - low != opened.lengths[block]:
+                rows[at] = (high - low, block_sum(asked.extent, asked.index, block, view[low - base : high - base]))
+        data: Buffer = view[offset - base : stop - base]
+        if 2 * len(data) < len(view):
+            data = bytes(data)  # else a few bytes would keep their whole block
+        return data, Rows(first, offset, pack_table(rows)), -1
+
+    def _blocks(
+        self, asked: ReadShard, entry: Entry, opened: Opened, first: int, end: int, *, now: bool
+    ) -> tuple[Buffer, int]:
+        """The bytes of whole blocks, and the first bad one or -1."""
+        starts = opened.starts
+        base, size = starts[first], starts[end] - starts[first]
+        at = entry.offset + HEAD + entry.tables + base
+        if now or size <= PIECE:
+            raw = self._bytes(entry.segment, at, size, now=now)
+            return raw, first if len(raw) != size else _wrong(asked, opened, first, end, raw)
+        into = asked.into
+        target = into[:size] if into is not None and len(into) >= size else memoryview(bytearray(size))
+        with self._pool.use(entry.segment) as file:
+            while first < end:
+                until = max(first + 1, min(end, bisect_right(starts, starts[first] + PIECE) - 1))
+                piece = target[starts[first] - base : starts[until] - base]
+                if file.read_into(at + starts[first] - base, piece) != len(piece):
+                    return target, first
+                bad = _wrong(asked, opened, first, until, piece)
+                if bad >= 0:
+                    return target, bad
+                first = until
+        return target, -1
+
+    def _bytes(self, segment: int, offset: int, length: int, *, now: bool) -> bytes:
+        handle = self._pool.take(segment, opening=not now or self._in_memory)
+        if handle is None:
+            raise _WouldWait
+        try:
+            raw = handle.file.read_now(offset, length) if now else handle.file.read(offset, length)
+        finally:
+            self._pool.give(handle)
+        if raw is None:
+            raise _WouldWait
+        return raw
+
+    def _open(self, entry: Entry, extent: bytes, index: int, *, now: bool) -> Opened:
         position = entry.position
         with self._lock:
             kept = self._heads.get(position)
             if kept is not None:
                 self._heads.move_to_end(position)
         if kept is None:
-            kept = self._load(entry)
+            kept = self._load(entry, now=now)
             with self._lock:
                 if position not in self._heads:
                     self._heads[position] = kept
@@ -184,16 +248,16 @@ class Reader:
             raise Corrupt("the record is that of another shard")
         return kept
 
-    def _load(self, entry: Entry) -> Opened:
-        with self._pool.use(entry.segment) as file:
-            raw = file.read(entry.offset, HEAD + entry.tables)
+    def _load(self, entry: Entry, *, now: bool) -> Opened:
+        raw = self._bytes(entry.segment, entry.offset, HEAD + entry.tables, now=now)
         head = record.parse_head(raw[:HEAD], record.place(self._salt, *entry.position))
         tables = raw[HEAD:]
         if not isinstance(head, ShardHead):
             raise Corrupt("the record is not that of a shard")
         record.check_tables(head, tables)
-        rows = record.own_rows(head, tables)
-        return Opened(head, tables, rows, list(accumulate((row[0] for row in rows), initial=0)))
+        table = record.own_table(head, tables)
+        lengths, sums = split_table(table)
+        return Opened(head, tables, table, lengths, sums, list(accumulate(lengths, initial=0)))
 
     def _name(self, asked: ReadShard) -> str:
         return f"shard {asked.index} of extent {format_id(asked.extent)}, {self._where}"
@@ -208,14 +272,24 @@ class Reader:
 
 
 def _weight(opened: Opened) -> int:
-    return _HEAD_BYTES + len(opened.tables) + _ROW_BYTES * len(opened.rows)
+    return _HEAD_BYTES + len(opened.tables) + _ROW_BYTES * len(opened.lengths)
 
 
-def _overlapping(opened: Opened, shard: int, begin: int, end: int) -> list[DataRow]:
-    found = []
-    offset = 0
-    for block, (length, sum_) in enumerate(record.data_rows(opened.head, opened.tables, shard)):
-        if offset < end and offset + length > begin:
-            found.append(DataRow(block, offset, length, sum_))
-        offset += length
-    return found
+def _wrong(asked: ReadShard, opened: Opened, first: int, end: int, data: Buffer) -> int:
+    """The first of these blocks whose bytes are not those that were put, -1 if all are."""
+    found = block_sums(asked.extent, asked.index, first, opened.lengths[first:end], data)
+    wanted = list(opened.sums[first:end])
+    if found != wanted:
+        return first + next((at for at, value in enumerate(wanted) if found[at] != value), 0)
+    return -1
+
+
+def _overlapping(opened: Opened, shard: int, begin: int, end: int) -> Rows:
+    """Rows of a data shard's whole blocks that touch the range."""
+    table = record.data_table(opened.head, opened.tables, shard)
+    starts = list(accumulate(split_table(table)[0], initial=0))
+    first = bisect_right(starts, begin) - 1
+    stop = bisect_left(starts, end, 0, len(starts) - 1)
+    if first >= stop:
+        return Rows()
+    return Rows(first, starts[first], table[ROW_BYTES * first : ROW_BYTES * stop])

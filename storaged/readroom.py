@@ -27,12 +27,7 @@ class ReadRoom:
 
     async def take(self, count: int) -> None:
         """Returns once there is room for so many bytes; give them back."""
-        if count <= SMALL:
-            if self.held + count <= self.total + self.total // _RESERVE_PART:
-                self.held += count
-                return
-        elif not self._line and self._fits(count):
-            self.held += count
+        if self.try_take(count):
             return
         place = (asyncio.get_running_loop().create_future(), count)
         self._line.append(place)
@@ -45,6 +40,16 @@ class ReadRoom:
                 self._line.remove(place)
                 self._admit()
             raise
+
+    def try_take(self, count: int) -> bool:
+        """Takes room for so many bytes if it would not have to wait for it; whether it did."""
+        if count <= SMALL:
+            free = self.held + count <= self.total + self.total // _RESERVE_PART
+        else:
+            free = not self._line and self._fits(count)
+        if free:
+            self.held += count
+        return free
 
     def give(self, count: int) -> None:
         self.held -= count

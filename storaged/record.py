@@ -50,15 +50,17 @@ The head of a removed shard stays; what follows it within the record may be a ho
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, TypeAlias
+from typing import Final
 
 from reedbed.common.checksums import Buffer, crc32c
 from reedbed.common.errors import Corrupt, NewerFormat
 from reedbed.common.ids import Id
 from reedbed.common.limits import K_MAX, M_MAX, MIB, SHARD_MAX
+from reedbed.extents.blocks import ROW_BYTES, split_table
 
 VERSION: Final = 1
 ALIGN: Final = 8
@@ -79,9 +81,7 @@ HEAD: Final = _SHARD.size
 assert SEGMENT_HEADER == 40
 assert HEAD == _NOTE.size == 88
 assert SEGMENT_HEADER % ALIGN == HEAD % ALIGN == 0
-
-Row: TypeAlias = tuple[int, int]  # length and sum of one block
-Table: TypeAlias = Sequence[Row]
+assert array("I").itemsize == 4
 
 
 class Kind(IntEnum):
@@ -152,46 +152,46 @@ def check_segment_header(raw: bytes, number: int, device: bytes) -> None:
         raise Corrupt("a segment of another device or number")
 
 
-def pack_rows(rows: Table) -> bytes:
-    """Rows as (length u32, sum u32). struct.error for numbers that are out of range."""
-    flat = [number for row in rows for number in row]
-    return struct.pack(f">{len(flat)}I", *flat)
-
-
-def unpack_rows(raw: Buffer) -> list[Row]:
-    return list(struct.iter_unpack(">II", raw))
-
-
-def pack_tables(own: Table, data: Sequence[Table]) -> bytes:
-    """The tables of a record: its own and, in a parity shard, those of all data shards."""
+def pack_tables(own: Buffer, data: Sequence[Buffer]) -> bytes:
+    """The tables of a record, out of block tables as they travel (extents/blocks.py): the shard's own and, in a parity
+    shard, those of all data shards."""
     if not data:
-        return pack_rows(own)
-    return b"".join([pack_rows(own), struct.pack(f">{len(data)}I", *map(len, data)), *map(pack_rows, data)])
+        return _swapped(own)
+    counts = struct.pack(f">{len(data)}I", *(len(table) // ROW_BYTES for table in data))
+    return b"".join([_swapped(own), counts, _swapped(b"".join(data))])
 
 
-def own_rows(head: ShardHead, tables: Buffer) -> list[Row]:
-    """The rows of the shard's own blocks, out of tables that `check_tables` passed."""
-    return unpack_rows(memoryview(tables)[: head.blocks * 8])
+def own_table(head: ShardHead, tables: Buffer) -> bytes:
+    """The block table of the shard as it travels, out of tables that `check_tables` passed."""
+    return _swapped(memoryview(tables)[: head.blocks * ROW_BYTES])
 
 
-def data_rows(head: ShardHead, tables: Buffer, shard: int) -> list[Row]:
-    """The rows of a data shard's blocks, out of a parity shard's tables that `check_tables` passed."""
+def data_table(head: ShardHead, tables: Buffer, shard: int) -> bytes:
+    """A data shard's block table as it travels, out of a parity shard's tables that `check_tables` passed."""
     assert head.index >= head.k > shard >= 0
-    begin = head.blocks * 8
+    begin = head.blocks * ROW_BYTES
     counts = struct.unpack_from(f">{head.k}I", tables, begin)
-    begin += 4 * head.k + 8 * sum(counts[:shard])
-    return unpack_rows(memoryview(tables)[begin : begin + 8 * counts[shard]])
+    begin += 4 * head.k + ROW_BYTES * sum(counts[:shard])
+    return _swapped(memoryview(tables)[begin : begin + ROW_BYTES * counts[shard]])
 
 
 def check_tables(head: ShardHead, tables: Buffer) -> None:
     """Corrupt unless these are the tables that the head speaks of."""
     if len(tables) != head.tables or crc32c(tables) != head.tables_sum:
         raise Corrupt("the tables of a shard's record are altered")
-    wanted = head.blocks * 8
+    wanted = head.blocks * ROW_BYTES
     if head.index >= head.k and len(tables) >= wanted + 4 * head.k:
-        wanted += 4 * head.k + 8 * sum(struct.unpack_from(f">{head.k}I", tables, wanted))
-    if len(tables) != wanted or sum(row[0] for row in own_rows(head, tables)) != head.payload:
+        wanted += 4 * head.k + ROW_BYTES * sum(struct.unpack_from(f">{head.k}I", tables, wanted))
+    if len(tables) != wanted or sum(split_table(own_table(head, tables))[0]) != head.payload:
         raise Corrupt("the tables of a shard's record do not fit its head")
+
+
+def _swapped(rows: Buffer) -> bytes:
+    """Rows with the bytes of each number turned round: they travel little-endian and lie on disk big-endian."""
+    numbers = array("I")
+    numbers.frombytes(rows)
+    numbers.byteswap()
+    return numbers.tobytes()
 
 
 def encode_shard_head(
@@ -283,6 +283,6 @@ def plausible(head: ShardHead) -> bool:
         and head.m <= M_MAX
         and head.index < head.k + head.m
         and head.payload <= SHARD_MAX
-        and head.blocks * 8 <= head.tables <= TABLES_MAX
+        and head.blocks * ROW_BYTES <= head.tables <= TABLES_MAX
         and head.length == padded(HEAD + head.tables + head.payload)
     )

@@ -20,6 +20,7 @@ from typing import Final
 from reedbed.common.checksums import block_sum
 from reedbed.common.errors import Corrupt
 from reedbed.common.limits import MIB
+from reedbed.extents.blocks import unpack_table
 from reedbed.storaged import record
 from reedbed.storaged.disk import NOT_THE_DISK, Disk, File, Readable
 from reedbed.storaged.record import HEAD, NoteHead, ShardHead
@@ -67,7 +68,9 @@ def make_segment(disk: Disk, number: int, device: bytes) -> None:
         file.close()
 
 
-class _Handle:
+class Handle:
+    """An open segment, taken from the pool."""
+
     __slots__ = ("dropped", "file", "users")
 
     def __init__(self, file: File) -> None:
@@ -83,16 +86,17 @@ class SegmentPool:
         self._disk = disk
         self._limit = limit
         self._lock = threading.Lock()
-        self._handles: OrderedDict[int, _Handle] = OrderedDict()
+        self._handles: OrderedDict[int, Handle] = OrderedDict()
 
     @contextmanager
     def use(self, number: int) -> Iterator[File]:
         """The file of a segment for the time of the block. FileNotFoundError."""
-        handle = self._take(number)
+        handle = self.take(number)
+        assert handle is not None
         try:
             yield handle.file
         finally:
-            self._give(handle)
+            self.give(handle)
 
     def drop(self, number: int) -> None:
         """Close the file as soon as nobody uses it."""
@@ -107,11 +111,14 @@ class SegmentPool:
                 self._retire(handle)
             self._handles.clear()
 
-    def _take(self, number: int) -> _Handle:
+    def take(self, number: int, *, opening: bool = True) -> Handle | None:
+        """The file of a segment, until it is given back. FileNotFoundError; None, not opening, if it is not open."""
         with self._lock:
             handle = self._handles.get(number)
             if handle is None:
-                handle = self._handles[number] = _Handle(self._disk.open(segment_name(number)))
+                if not opening:
+                    return None
+                handle = self._handles[number] = Handle(self._disk.open(segment_name(number)))
                 if len(self._handles) > self._limit:
                     _, oldest = self._handles.popitem(last=False)
                     self._retire(oldest)
@@ -120,13 +127,13 @@ class SegmentPool:
             handle.users += 1
             return handle
 
-    def _give(self, handle: _Handle) -> None:
+    def give(self, handle: Handle) -> None:
         with self._lock:
             handle.users -= 1
             if handle.dropped and handle.users == 0:
                 handle.file.close()
 
-    def _retire(self, handle: _Handle) -> None:
+    def _retire(self, handle: Handle) -> None:
         handle.dropped = True
         if handle.users == 0:
             handle.file.close()
@@ -213,7 +220,7 @@ def first_bad_block(file: Readable, found: Found) -> int | None:
     except Corrupt:
         return -1
     offset = found.offset + HEAD + head.tables
-    for block, (length, expected) in enumerate(record.own_rows(head, tables)):
+    for block, (length, expected) in enumerate(unpack_table(record.own_table(head, tables))):
         data = file.read(offset, length)
         if len(data) != length or block_sum(head.extent, head.index, block, data) != expected:
             return block

@@ -2,6 +2,8 @@
 
 Reads and lists are answered without a catalog too, for whoever rebuilds one.
 
+Puts need no task (putting.py), nor do small reads of what is in memory: `begin` answers them.
+
 Invariants: nothing here deletes a shard (only the catalog's orders do, see agent.py); a put is answered only after its
 shard is durable; while the catalog has not been heard for the time that it granted, puts are refused. Bytes that are
 read hold room from before they are read until they have left, so that memory stays bounded however many clients ask.
@@ -18,45 +20,33 @@ from typing import Any, Final
 
 import msgspec
 
-from reedbed.common.checksums import Buffer
-from reedbed.common.errors import DeviceFailed, InvalidArgument, ReedbedError, ResourceExhausted, Unavailable
+from reedbed.common import logs
+from reedbed.common.errors import ReedbedError, Unavailable
 from reedbed.common.ids import check_id
-from reedbed.common.limits import (
-    CALLS_MAX,
-    HEADER_MAX,
-    K_MAX,
-    KIB,
-    M_MAX,
-    MIB,
-    PAGE_MAX,
-    PAYLOAD_MAX,
-    POSITIONS_MAX,
-    PROTOCOL_VERSION,
-    WINDOW,
-)
-from reedbed.extents.blocks import pack_table, unpack_table
+from reedbed.common.limits import CALLS_MAX, MIB, PAGE_MAX, PAYLOAD_MAX, PROTOCOL_VERSION, WINDOW
 from reedbed.protos import methods, storage_pb2
 from reedbed.protos.convert import parse
-from reedbed.storaged.calls import DataRow, PutShard, ReadResult, ReadShard
+from reedbed.storaged.buffers import LARGE, Buffers
+from reedbed.storaged.calls import ReadResult, ReadShard
 from reedbed.storaged.comparer import Comparison
 from reedbed.storaged.politeness import Foreground
-from reedbed.storaged.readroom import ReadRoom
-from reedbed.storaged.record import Table
+from reedbed.storaged.putting import Putting
+from reedbed.storaged.reading import Asked, check_index
+from reedbed.storaged.readroom import SMALL, ReadRoom
 from reedbed.storaged.remembering import Remembering
 from reedbed.storaged.state import CatalogState
 from reedbed.storaged.store import ShardStore
 from reedbed.transport.greeting import SOFTWARE
-from reedbed.transport.lane import Hello, Request, Response
+from reedbed.transport.lane import Answer, Hello, Request, Response
 from reedbed.transport.service import Router
 
-READS_PER_CALL: Final = 1024
 READ_BYTES: Final = 64 * MIB  # that reads hold, of all clients together
+KEPT_BYTES: Final = 16 * MIB  # of memory for large reads, while nobody reads
 MEMORY: Final = 144 * MIB  # of requests and answers together, for the server's budget
-_ROWS_MAX: Final = HEADER_MAX // 2  # bytes of tables in one answer
-_TEXT_MAX: Final = KIB  # characters of an error in an answer
+NOW_BYTES: Final = SMALL  # of one call that is read in the event loop
 
-assert READS_PER_CALL * _TEXT_MAX + _ROWS_MAX < HEADER_MAX
 assert PAYLOAD_MAX + READ_BYTES < MEMORY
+log = logs.get("storaged")
 
 
 class StorageService:
@@ -72,9 +62,11 @@ class StorageService:
         self._stores: dict[int, ShardStore] = {}
         self._readers: dict[int, Executor] = {}
         self._room = ReadRoom(READ_BYTES)
+        self._buffers = Buffers(KEPT_BYTES)
+        self._putting = Putting(state, self.foreground, self._store)
         self._router = Router(
             {
-                methods.PUT_SHARD: self._put,
+                methods.PUT_SHARD: self._putting.handle,
                 methods.READ_SHARDS: self._read,
                 methods.LIST_SHARDS: self._list,
                 methods.START_SCRUB: self._scrub,
@@ -138,53 +130,61 @@ class StorageService:
             raise Unavailable(f"device {number} is not served here", hint="Refresh the cluster map")
         return store
 
-    async def _put(self, request: Request) -> Response:
-        message = parse(storage_pb2.PutShardRequest, request.header)
-        store = self._store(message.device)
-        if not self._state.may_write():
-            raise DeviceFailed(
-                f"device {message.device} takes no writes: catalogd has not answered it for too long",
-                hint="Check that catalogd runs and that this node reaches it",
-                retryable=True,
-            )
-        put = PutShard(
-            extent=check_id(message.extent, "extent id"),
-            index=message.index,
-            k=message.k,
-            m=message.m,
-            pg=message.pg,
-            generation=message.generation,
-            table=unpack_table(message.table),
-            payload=request.payload,
-            data_tables=[unpack_table(table) for table in message.data_tables],
-            log_term=message.log_term,
-            log_seq=message.log_seq,
-            deadline=request.deadline,
-        )
-        if not (1 <= put.k <= K_MAX and 1 <= put.m <= M_MAX and put.index < put.k + put.m):
-            raise InvalidArgument(f"no shard {put.index} in a profile of {put.k}+{put.m}")
-        with self._counted(message.background):
-            await asyncio.wrap_future(store.put(put))
-        return Response(storage_pb2.PutShardReply(incarnation=store.incarnation).SerializeToString())
+    def begin(self, request: Request, answer: Answer) -> Callable[[], None] | None:
+        """See HotService: puts, and small reads of what is in memory."""
+        try:
+            if request.method == methods.PUT_SHARD:
+                return self._putting.begin(request, answer)
+            if request.method == methods.READ_SHARDS:
+                return self._read_now(request, answer)
+        except ReedbedError:
+            raise
+        except Exception as bug:
+            log.exception("a call of %s failed", request.method)
+            raise ReedbedError("the daemon failed at this call", hint="Its log says why") from bug
+        return None
+
+    def _read_now(self, request: Request, answer: Answer) -> Callable[[], None] | None:
+        asked = Asked(request.header, self._store)
+        wanted = asked.wanted
+        if wanted > NOW_BYTES or not self._room.try_take(wanted):
+            return None
+        try:
+            for device, reads in asked.by_device.items():
+                results = self._stores[device].read_now([read for _, read in reads])
+                if results is None:
+                    self._room.give(wanted)
+                    return None
+                asked.put(device, results)
+            if not asked.background:
+                self.foreground.passed(self._state.clock.monotonic())
+            response = Response(*asked.answer(), lambda: self._room.give(wanted))
+        except BaseException:
+            self._room.give(wanted)
+            raise
+        answer(response)
+        return _nothing
 
     async def _read(self, request: Request) -> Response:
-        message = parse(storage_pb2.ReadShardsRequest, request.header)
-        reads = message.reads
-        if len(reads) > READS_PER_CALL:
-            raise InvalidArgument(f"{len(reads)} reads in one call, at most {READS_PER_CALL}")
-        if sum(read.length for read in reads) > PAYLOAD_MAX:
-            raise InvalidArgument(f"one call reads at most {PAYLOAD_MAX} bytes")
-        wanted = sum(read.length for read in reads)
+        asked = Asked(request.header, self._store)
+        wanted = asked.wanted
         await self._room.take(wanted)
         running: list[Future[list[ReadResult | ReedbedError]]] = []
+        buffers: list[memoryview] = []
         try:
-            with self._counted(message.background):
-                results = await self._read_all(reads, running)
-            answer, payload = _answer(results)
-            return Response(answer.SerializeToString(), payload, lambda: self._room.give(wanted))
+            with self._counted(asked.background):
+                await self._read_all(asked, running, buffers)
+            answer, payload = asked.answer()
         except BaseException:
             self._give_after(wanted, running, asyncio.get_running_loop())
             raise
+
+        def done() -> None:
+            self._room.give(wanted)
+            for buffer in buffers:
+                self._buffers.give(buffer)
+
+        return Response(answer, payload, done)
 
     def _give_after(self, count: int, running: Sequence[Future[Any]], loop: asyncio.AbstractEventLoop) -> None:
         """Gives room back once the threads that read into it have ended: they cannot be stopped."""
@@ -200,41 +200,30 @@ class StorageService:
         left[0].add_done_callback(ended)
 
     async def _read_all(
-        self, reads: Sequence[storage_pb2.ShardRange], running: list[Future[list[ReadResult | ReedbedError]]]
-    ) -> list[ReadResult | ReedbedError]:
-        """One result or error for each; what is wrong with one says nothing of the others.
+        self, asked: Asked, running: list[Future[list[ReadResult | ReedbedError]]], buffers: list[memoryview]
+    ) -> None:
+        """Reads what is asked, into `buffers` where it is much. What threads do is put into `running`."""
 
-        What threads do is put into `running`.
-        """
-        results: list[ReadResult | ReedbedError | None] = [None] * len(reads)
-        by_device: dict[int, list[tuple[int, ReadShard]]] = {}
-        for at, read in enumerate(reads):
-            try:
-                self._store(read.device)
-                by_device.setdefault(read.device, []).append((at, _read_shard(read)))
-            except ReedbedError as error:
-                results[at] = error
-
-        async def one_device(number: int, asked: list[tuple[int, ReadShard]]) -> None:
+        async def one_device(number: int, reads: list[ReadShard]) -> None:
             try:
                 store = self._store(number)
             except Unavailable as error:  # it was withdrawn a moment ago
-                for at, _ in asked:
-                    results[at] = error
+                asked.put(number, [error] * len(reads))
                 return
-            future = self._readers[number].submit(store.read_many, [read for _, read in asked])
+            for read in reads:
+                if read.length >= LARGE:
+                    read.into = self._buffers.take(read.length)
+                    buffers.append(read.into)
+            future = self._readers[number].submit(store.read_many, reads)
             running.append(future)
-            answers = await asyncio.wrap_future(future)
-            for (at, _), answer in zip(asked, answers, strict=True):
-                results[at] = answer
+            results = await asyncio.wrap_future(future)
+            asked.put(number, results)
 
-        if len(by_device) == 1:
-            await one_device(*next(iter(by_device.items())))
+        calls = [one_device(number, [read for _, read in reads]) for number, reads in asked.by_device.items()]
+        if len(calls) == 1:
+            await calls[0]
         else:
-            await asyncio.gather(*(one_device(number, asked) for number, asked in by_device.items()))
-        complete = [result for result in results if result is not None]
-        assert len(complete) == len(reads)
-        return complete
+            await asyncio.gather(*calls)
 
     @contextlib.contextmanager
     def _counted(self, background: bool) -> Iterator[None]:
@@ -254,7 +243,7 @@ class StorageService:
         limit = min(message.limit or PAGE_MAX, PAGE_MAX)
         after = None
         if message.after_extent:
-            after = (check_id(message.after_extent, "extent id"), _check_index(message.after_index))
+            after = (check_id(message.after_extent, "extent id"), check_index(message.after_index))
         loop = asyncio.get_running_loop()
         list_ = store.list_system if message.system else store.list
         shards = await loop.run_in_executor(self._readers[message.device], list_, after, limit + 1)
@@ -300,56 +289,5 @@ class StorageService:
         return Response(storage_pb2.StorageStatusReply(json=msgspec.json.encode(status)).SerializeToString())
 
 
-def _check_index(index: int) -> int:
-    if index >= POSITIONS_MAX:
-        raise InvalidArgument(f"no profile has a shard {index}")
-    return index
-
-
-def _read_shard(message: storage_pb2.ShardRange) -> ReadShard:
-    if any(shard >= K_MAX for shard in message.rows_of) or len(message.rows_of) > K_MAX:
-        raise InvalidArgument("rows are asked of data shards that no profile has")
-    if message.rows_end < message.rows_start:
-        raise InvalidArgument(f"rows are asked from {message.rows_start} to {message.rows_end}")
-    return ReadShard(
-        extent=check_id(message.extent, "extent id"),
-        index=_check_index(message.index),
-        offset=message.offset,
-        length=message.length,
-        data_rows_of=tuple(message.rows_of),
-        rows_range=(message.rows_start, message.rows_end - message.rows_start) if message.rows_of else None,
-    )
-
-
-def _answer(results: Sequence[ReadResult | ReedbedError]) -> tuple[storage_pb2.ReadShardsReply, list[Buffer]]:
-    """The answer, and the payload that goes with it. Results whose tables have no room any more are asked for again."""
-    answer = storage_pb2.ReadShardsReply()
-    payload: list[Buffer] = []
-    tables = 0
-    for result in results:
-        if not isinstance(result, ReedbedError):
-            tables += 8 * (len(result.rows) + sum(map(len, result.data_rows.values())))
-            if tables > _ROWS_MAX:
-                result = ResourceExhausted("the tables of all reads do not fit one answer", hint="Read less at once")
-        if isinstance(result, ReedbedError):
-            answer.results.add(failed=True, code=result.code, what=str(result)[:_TEXT_MAX])
-            continue
-        answer.results.add(
-            length=len(result.data),
-            rows=_rows(result.index, result.first_block, result.offset, result.rows),
-            data_rows=[_data_rows(shard, rows) for shard, rows in sorted(result.data_rows.items())],
-            shard_length=result.shard_length,
-        )
-        if len(result.data):
-            payload.append(result.data)
-    return answer, payload
-
-
-def _rows(shard: int, first_block: int, offset: int, table: Table) -> storage_pb2.Rows:
-    return storage_pb2.Rows(shard=shard, first_block=first_block, offset=offset, table=pack_table(table))
-
-
-def _data_rows(shard: int, rows: list[DataRow]) -> storage_pb2.Rows:
-    if not rows:
-        return storage_pb2.Rows(shard=shard)
-    return _rows(shard, rows[0].block, rows[0].offset, [(row.length, row.sum) for row in rows])
+def _nothing() -> None:
+    """Cancels what is done already."""

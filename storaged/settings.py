@@ -8,6 +8,7 @@ from pathlib import Path
 from reedbed.common.errors import InvalidArgument
 from reedbed.common.limits import DEFAULT_ENDPOINT
 from reedbed.storaged.pace import PERIOD_S, RATE_MAX, Pace
+from reedbed.transport.stream_server import check_advertised
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +19,9 @@ class StoragedSettings:
     advertise: the address that clients are told, HOST or HOST:PORT; by default host and the port bound to.
     node, rack, zone: labels of all its devices. capacity: bytes that each device may use, 0 for the whole disk.
     read_threads: that read from each device at a time. scrub_period_s: seconds within which each device is read through
-    once, 0 for only when asked; scrub_rate: bytes a second that this may take of a device. tls_*: PEM files; all three,
-    or none.
+    once, 0 for only when asked; scrub_rate: bytes a second that this may take of a device. streams: offer framed
+    streams, at stream_port (0: any free one), or at HOST:PORT advertise_streams as clients are told. tls_*: PEM files;
+    all three, or none.
     """
 
     dir: tuple[str, ...]
@@ -34,6 +36,9 @@ class StoragedSettings:
     read_threads: int = 4
     scrub_period_s: float = PERIOD_S
     scrub_rate: float = RATE_MAX
+    streams: bool = True
+    stream_port: int = 0
+    advertise_streams: str = ""
     log_level: str = "info"
     tls_ca: Path | None = None
     tls_cert: Path | None = None
@@ -46,8 +51,10 @@ class StoragedSettings:
             raise InvalidArgument("a folder is given twice")
         if not self.catalog:
             raise InvalidArgument("storaged needs the address of a catalogd", hint="Give --catalog HOST:PORT")
-        if not 0 <= self.port <= 65535:
-            raise InvalidArgument(f"port {self.port} is not from 0 to 65535")
+        for port in (self.port, self.stream_port):
+            if not 0 <= port <= 65535:
+                raise InvalidArgument(f"port {port} is not from 0 to 65535")
+        check_advertised(self.advertise_streams)
         if self.host in ("0.0.0.0", "::", "[::]") and not self.advertise:
             raise InvalidArgument(f"{self.host} is no address that clients could call", hint="Give --advertise HOST")
         Pace(self.scrub_period_s, self.scrub_rate)

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from reedbed.common import logs
 from reedbed.common.errors import DeviceFailed, InvalidArgument, ReedbedError, ResourceExhausted, StaleTerm
@@ -23,7 +24,7 @@ from reedbed.common.metrics import Metrics
 from reedbed.protos.types import CatalogNote, ClusterMap
 from reedbed.storaged import identity as identities
 from reedbed.storaged import record
-from reedbed.storaged.batch import Put, Remove, View, disk_full, put_size
+from reedbed.storaged.batch import View, disk_full, put_size
 from reedbed.storaged.book import Book
 from reedbed.storaged.calls import (
     BadRegion,
@@ -44,6 +45,7 @@ from reedbed.storaged.identity import Identity
 from reedbed.storaged.index import Index
 from reedbed.storaged.keeper import Keeper, Kept
 from reedbed.storaged.memory import Memory
+from reedbed.storaged.operations import Put, Remove
 from reedbed.storaged.options import StoreOptions
 from reedbed.storaged.pace import Pace
 from reedbed.storaged.reader import Reader
@@ -53,7 +55,7 @@ from reedbed.storaged.reserve import NO_ROOM, Reserve
 from reedbed.storaged.scrub import Scrubber, Surroundings
 from reedbed.storaged.segments import SegmentPool
 from reedbed.storaged.verify import Parts
-from reedbed.storaged.writer import Tools, Writer
+from reedbed.storaged.writer import HERE_BYTES, Tools, Writer
 
 log = logs.get("storaged")
 
@@ -93,7 +95,7 @@ class ShardStore:
         self._reserve = Reserve(disk, options.capacity, options.reserve_bytes, self._used)
         recovered = Recovery(disk, self._index, book, self._generations, self._damage, identity, self._reserve).run()
         self._pool = SegmentPool(disk)
-        self._reader = Reader(book, self._pool, identity.seed, self._damage, str(disk.root))
+        self._reader = Reader(book, self._pool, identity.seed, self._damage, disk)
         self._keeper = self._make_keeper(options)
         self._writer = self._make_writer(options, recovered)
         self._clock = options.clock
@@ -200,12 +202,32 @@ class ShardStore:
         Raises DeviceFailed, and ResourceExhausted when too much waits; the future raises InvalidArgument, Corrupt for
         bytes that do not match the table, AlreadyExists, StaleGeneration, DiskFull, DeviceFailed, DeadlineExceeded.
         """
-        if self._keeper.behind:
-            raise disk_full(str(self._disk.root))
-        waiting = Put(shard, put_size(shard))
-        self._writer.submit(waiting)
-        waiting.future.add_done_callback(self._writer.forget_cancelled)
-        return waiting.future
+        future: Future[bool] = Future()
+        self._submit(Put(shard, put_size(shard), future), wake=True)
+        future.add_done_callback(self._writer.forget_cancelled)
+        return future
+
+    def begin_put(self, shard: PutShard, tell: Callable[[Sequence[Put]], None], whom: Any, *, here: bool) -> Put:
+        """As `put`; `tell` is called with all puts of one batch that share it, from any thread. `drop` drops it.
+
+        here: where nothing waits for the disk, and the put is small, it is left to `write_here`, which is called soon.
+        """
+        waiting = Put(shard, put_size(shard), None, tell, whom)
+        self._submit(waiting, wake=not here or not self.in_memory or waiting.size > HERE_BYTES)
+        return waiting
+
+    def drop(self, put: Put) -> bool:
+        """Let go of a put that was not begun: nobody is told of it; whether it was not."""
+        return self._writer.drop(put)
+
+    def write_here(self) -> None:
+        """Write what waits in this thread, if nothing waits for the disk and it is little; else somebody else does."""
+        self._writer.step_here()
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether nothing waits for the disk, since all that is on it is in memory."""
+        return self._disk.in_memory
 
     def remove(self, orders: Sequence[RemoveOrder], term: int) -> list[Removal]:
         """`begin_remove`, and wait until the removals are durable."""
@@ -236,6 +258,10 @@ class ShardStore:
     def read_many(self, asked: Sequence[ReadShard]) -> list[ReadResult | ReedbedError]:
         """Many ranges; blocks. One answer or named error for each."""
         return self._reader.read_many(asked)
+
+    def read_now(self, asked: Sequence[ReadShard]) -> Sequence[ReadResult | ReedbedError] | None:
+        """As `read_many` of what is in memory, and never blocks; None if any of it is not, or cannot be told to be."""
+        return self._reader.read_now(asked)
 
     def list_system(self, after: tuple[Id, int] | None = None, limit: int = 1000) -> list[ShardInfo]:
         """As `list`, of the catalog's copy alone."""
@@ -381,6 +407,11 @@ class ShardStore:
 
     # Within
 
+    def _submit(self, put: Put, *, wake: bool) -> None:
+        if self._keeper.behind:
+            raise disk_full(str(self._disk.root))
+        self._writer.submit(put, wake=wake)
+
     def _used(self) -> int:
         return self._book.totals.live_bytes + self._book.totals.dead_bytes
 
@@ -433,6 +464,7 @@ class ShardStore:
     def _make_writer(self, options: StoreOptions, recovered: Recovered) -> Writer:
         view = View(
             self._book.get,
+            self._book.get_many,
             self._book.note_about,
             self._reader.tables,
             self._generations.get,
@@ -448,11 +480,12 @@ class ShardStore:
             metrics=self.metrics,
             device=bytes.fromhex(self._identity.device),
             salt=self._identity.seed,
-            room=self._reserve.room,
+            room=self._reserve.room_for_batch,
             release_reserve=self._reserve.release,
             on_failed=self._on_failed,
             on_removed=self._keeper.punch,
             on_batch=self._keeper.after_batch,
+            crowded=lambda: self._keeper.crowded,
         )
         return Writer(
             tools,

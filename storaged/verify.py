@@ -17,14 +17,15 @@ from typing import Final, NamedTuple
 from reedbed.common.checksums import block_sum
 from reedbed.common.errors import Corrupt, ResourceExhausted
 from reedbed.common.limits import MIB
+from reedbed.extents.blocks import unpack_table
 from reedbed.storaged import record
-from reedbed.storaged.batch import Carry
 from reedbed.storaged.book import Book
 from reedbed.storaged.calls import BadRegion
 from reedbed.storaged.damage import DamageLog
 from reedbed.storaged.disk import NOT_THE_DISK, File, Readable
 from reedbed.storaged.entries import LIVE, Entry, Position, shard_key, split_key
 from reedbed.storaged.index import Index
+from reedbed.storaged.operations import Carry
 from reedbed.storaged.record import HEAD, SEGMENT_HEADER, NoteHead, ShardHead
 from reedbed.storaged.segments import Found, Gap, ReadAround, SegmentPool, walk
 from reedbed.storaged.writer import Writer
@@ -221,7 +222,7 @@ class _Uncached:
 
 def _blocks(file: Readable, head: ShardHead, tables: bytes, at: int) -> Iterator[tuple[int, int | None]]:
     """Pieces of the payload: bytes read, and the first bad block of the piece, None if all are good."""
-    rows = record.own_rows(head, tables)
+    rows = unpack_table(record.own_table(head, tables))
     block = 0
     while block < len(rows):
         first, size = block, 0

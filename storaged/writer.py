@@ -3,6 +3,7 @@ answers.
 
 Invariants
 - An operation is answered with success only after the fdatasync that covers its record; only then the book has it.
+- One thread at a time is in a step: that of the runner, or one that calls `step_here`.
 - A batch lies in one segment. Before a segment is made, everything in its predecessor is synced.
 - After a failed write or sync of the disk (other than a full one) nothing is written any more by this process, and what
   waited is answered with DeviceFailed: a second sync that succeeds would prove nothing.
@@ -12,15 +13,15 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from reedbed.common.clock import Deadline
 from reedbed.common.errors import (
     Corrupt,
     DeadlineExceeded,
@@ -29,27 +30,32 @@ from reedbed.common.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from reedbed.common.limits import MIB
+from reedbed.common.limits import KIB, MIB, PAYLOAD_MAX
 from reedbed.common.metrics import Metrics
 from reedbed.common.runner import WHEN_WOKEN, Runner, Running
-from reedbed.storaged.batch import Batch, Carry, NewShard, Operation, Put, Remove, View, disk_full, refuse
+from reedbed.storaged.batch import Batch, View, disk_full
 from reedbed.storaged.book import Book
 from reedbed.storaged.calls import Removal, RemoveOrder
 from reedbed.storaged.damage import DamageLog
 from reedbed.storaged.disk import NOT_THE_DISK, Disk
-from reedbed.storaged.entries import Entry, Position, split_key
+from reedbed.storaged.entries import Entry, NewShard, Position, split_key
 from reedbed.storaged.generations import Generations
+from reedbed.storaged.operations import Operation, Put, Remove, begin, refuse, tell
 from reedbed.storaged.record import SEGMENT_HEADER, padded
-from reedbed.storaged.reserve import NO_ROOM
+from reedbed.storaged.reserve import AMPLE, LOOKS_APART, NO_ROOM
 from reedbed.storaged.segments import SegmentPool, make_segment
 
 BATCH_BYTES: Final = 32 * MIB  # a batch takes no further operation from here on
 BATCH_OPERATIONS: Final = 4096
+HERE_BYTES: Final = 256 * KIB  # that `step_here` writes: more takes longer than an event loop should stand still
+
+assert LOOKS_APART * (BATCH_BYTES + PAYLOAD_MAX) < AMPLE
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What the writer works with. `room`: bytes that puts may take now. `release_reserve`: gives room back."""
+    """What the writer works with. `room`: bytes that puts may take now. `release_reserve`: gives room back. `crowded`:
+    `on_batch` would wait."""
 
     disk: Disk
     pool: SegmentPool
@@ -65,6 +71,7 @@ class Tools:
     on_failed: Callable[[str], None]
     on_removed: Callable[[list[Entry]], None]
     on_batch: Callable[[], None]
+    crowded: Callable[[], bool]
 
 
 class Writer:
@@ -80,6 +87,7 @@ class Writer:
         self._segment_bytes = segment_bytes
         self._queue_bytes = queue_bytes
         self._changed = threading.Lock()
+        self._stepping = threading.Lock()
         self._queue: deque[Operation] = deque()
         self._queued = 0
         self._closing = False
@@ -103,8 +111,11 @@ class Writer:
         """Everything below is durable, and in the book as seen while `book.changing` is held."""
         return self._end
 
-    def submit(self, operation: Operation) -> None:
-        """Queue an operation. DeviceFailed, Unavailable when closing, ResourceExhausted when too much waits."""
+    def submit(self, operation: Operation, *, wake: bool = True) -> None:
+        """Queue an operation. DeviceFailed, Unavailable when closing, ResourceExhausted when too much waits.
+
+        With wake=False `step_here` is called soon.
+        """
         with self._changed:
             if self._failed:
                 raise self._device_failed()
@@ -116,18 +127,26 @@ class Writer:
                 )
             self._queue.append(operation)
             self._queued += operation.size
-        self._wake()
+        if wake:
+            self._wake()
 
     def forget_cancelled(self, future: Future[bool]) -> None:
         """Lets go of the operation of this future, if it was cancelled."""
-        if not future.cancelled():
-            return
+        if future.cancelled():
+            with self._changed:
+                found = next((one for one in self._queue if one.future is future), None)
+            if found is not None:
+                self.drop(found)
+
+    def drop(self, operation: Operation) -> bool:
+        """Let go of an operation that is not begun, and tell nobody; whether it was not."""
         with self._changed:
-            for operation in self._queue:
-                if operation.future is future:
-                    self._queue.remove(operation)
-                    self._queued -= operation.size
-                    return
+            try:
+                self._queue.remove(operation)
+            except ValueError:
+                return False
+            self._queued -= operation.size
+            return True
 
     def stop(self, *, drain: bool = True) -> None:
         """Write what waits, or with drain=False refuse it, and end."""
@@ -135,7 +154,7 @@ class Writer:
             self._closing = True
             dropped = [] if drain else self._take_all()
         self._wake()
-        refuse(_running(dropped), Unavailable("the device was closed"))
+        self._refuse(dropped, Unavailable("the device was closed"))
         if self._runs is not None:
             self._runs.join()
 
@@ -147,11 +166,26 @@ class Writer:
             self._failed = reason
             dropped = self._take_all()
         self._wake()
-        refuse(_running(dropped), self._device_failed())
+        self._refuse(dropped, self._device_failed())
         self._tools.on_failed(reason)
 
     def step(self) -> float | None:
         """One batch of what waits; None when closed and done. For the runner."""
+        with self._stepping:
+            return self._step()
+
+    def step_here(self) -> None:
+        """A batch of what waits in the caller's thread, for a disk that nothing waits for; where that would still take
+        long, or another thread is at it, the runner is woken instead."""
+        if self._queued <= HERE_BYTES and not self._tools.crowded() and self._stepping.acquire(blocking=False):
+            try:
+                self._step()
+            finally:
+                self._stepping.release()
+        if self._queue:
+            self._wake()
+
+    def _step(self) -> float | None:
         with self._changed:
             if not self._queue:
                 return None if self._closing else WHEN_WOKEN
@@ -162,7 +196,7 @@ class Writer:
                 batch.append(operation)
                 size += operation.size
             self._queued -= size
-        operations = _running(batch)
+        operations = [one for one in batch if begin(one)]
         del batch
         if operations:
             try:
@@ -170,7 +204,9 @@ class Writer:
             except BaseException:
                 # a bug of ours: nobody may wait for a thread that is gone
                 self._fail_with(operations, "its writer ended unexpectedly")
+                tell(operations)
                 raise
+            tell(operations)
         self._tools.on_batch()
         return 0.0
 
@@ -179,23 +215,26 @@ class Writer:
             self._runs.wake()
 
     def _commit(self, operations: list[Operation]) -> None:
+        """Every operation has its outcome on return."""
         if self._failed:
             refuse(operations, self._device_failed())
             return
+        for one in operations:
+            if isinstance(one, Put) and one.shard.deadline is not None and one.shard.deadline.left() == 0.0:
+                one.outcome = DeadlineExceeded("the put waited for longer than its deadline")
         try:
-            self._write(operations)
+            self._write([one for one in operations if one.outcome is None])
         except OSError as error:
-            waiting = [one for one in operations if not one.future.done()]
             if error.errno in NOT_THE_DISK:
                 self._tools.metrics.add("store.refused")
-                refuse(waiting, _not_now(error))
+                refuse(operations, _not_now(error))
                 return
             if error.errno not in NO_ROOM:
-                self._fail_with(waiting, f"writing failed: {error.strerror or error}")
+                self._fail_with(operations, f"writing failed: {error.strerror or error}")
                 return
             self._tools.metrics.add("store.disk_full")
-            refuse([one for one in waiting if isinstance(one, Put)], disk_full(str(self._tools.disk.root)))
-            self._retry([one for one in waiting if not isinstance(one, Put)])
+            refuse([one for one in operations if isinstance(one, Put)], disk_full(str(self._tools.disk.root)))
+            self._retry([one for one in operations if one.outcome is None])
 
     def _retry(self, operations: list[Operation]) -> None:
         """Removals on a full disk: the reserve is for them."""
@@ -211,8 +250,8 @@ class Writer:
                 self._fail_with(operations, f"writing failed: {error.strerror or error}")
 
     def _write(self, operations: Sequence[Operation]) -> None:
-        """Plan, append, sync, apply and answer."""
-        puts = any(isinstance(one, Put) for one in operations)
+        """Plan, append, sync and apply; what fails by itself has its outcome then, the others once all are durable."""
+        puts = [one.shard for one in operations if isinstance(one, Put)]
         size = sum(one.size for one in operations)
         if self._sealed or (
             puts and self._end.offset > SEGMENT_HEADER and self._end.offset + size > self._segment_bytes
@@ -223,17 +262,19 @@ class Writer:
             self._end, self._sealed = Position(number, SEGMENT_HEADER), False
         room = self._tools.room() if puts else 0
         batch = Batch(self._tools.view, self._tools.salt, self._end, room)
-        answers: list[Callable[[], None]] = []
+        with contextlib.suppress(Corrupt):
+            batch.look_up(puts)
+        planned: list[tuple[Operation, Any]] = []
         for one in operations:
             try:
-                answers.append(_plan(batch, one))
+                planned.append((one, _plan(batch, one)))
             except ReedbedError as error:
                 # its traceback knows all operations of the batch: a cycle would keep their bytes
-                one.future.set_exception(error.with_traceback(None))
+                one.outcome = error.with_traceback(None)
         if batch.buffers:
             self._append(batch)
-        for answer in answers:
-            answer()
+        for one, outcome in planned:
+            one.outcome = outcome
 
     def _append(self, batch: Batch) -> None:
         tools = self._tools
@@ -260,26 +301,44 @@ class Writer:
     def _apply(self, batch: Batch) -> list[Entry]:
         """The batch is durable: the book learns it. Returns what was removed."""
         tools = self._tools
-        holes = []
+        holes: list[Entry] = []
+        new: list[NewShard] = []
         for change in batch.changes:
             if isinstance(change, NewShard):
-                tools.book.add(change.key, change.entry, change.log)
-                tools.damage.healed(*split_key(change.key))
-                tools.metrics.add("store.put")
-                tools.metrics.add("store.put_bytes", change.entry.payload)
-            else:
-                gone = tools.book.note(change)
-                if gone is not None:
-                    holes.append(gone)
-                    tools.damage.healed(change.head.extent, change.head.index)
-                    tools.metrics.add("store.removed")
+                new.append(change)
+                continue
+            self._apply_new(new)
+            new = []
+            gone = tools.book.note(change)
+            if gone is not None:
+                holes.append(gone)
+                tools.damage.healed(change.head.extent, change.head.index)
+                tools.metrics.add("store.removed")
+        self._apply_new(new)
         for pg, generation in batch.generations:
             tools.generations.raise_to(pg, generation)
         return holes
 
+    def _apply_new(self, shards: list[NewShard]) -> None:
+        if not shards:
+            return
+        tools = self._tools
+        tools.book.append(shards)
+        if tools.damage.known:
+            for shard in shards:
+                tools.damage.healed(*split_key(shard.key))
+        tools.metrics.add("store.put", len(shards))
+        tools.metrics.add("store.put_bytes", sum(shard.entry.payload for shard in shards))
+
     def _fail_with(self, operations: list[Operation], reason: str) -> None:
         self.fail(reason)
-        refuse([one for one in operations if not one.future.done()], self._device_failed())
+        refuse(operations, self._device_failed())
+
+    def _refuse(self, dropped: list[Operation], error: ReedbedError) -> None:
+        """For what never got into a batch."""
+        waiting = [one for one in dropped if begin(one)]
+        refuse(waiting, error)
+        tell(waiting)
 
     def _device_failed(self) -> DeviceFailed:
         return DeviceFailed(
@@ -308,30 +367,11 @@ def _not_now(error: OSError) -> ResourceExhausted:
     return ResourceExhausted(f"the device cannot write at present: {error.strerror or error}", hint="Try again")
 
 
-def _running(operations: Sequence[Operation]) -> list[Operation]:
-    """Those that were not cancelled and are not too late."""
-    running = []
-    for one in operations:
-        if not one.future.set_running_or_notify_cancel():
-            continue
-        deadline: Deadline | None = one.shard.deadline if isinstance(one, Put) else None
-        if deadline is not None and deadline.left() == 0.0:
-            one.future.set_exception(DeadlineExceeded("the put waited for longer than its deadline"))
-            continue
-        running.append(one)
-    return running
-
-
-def _plan(batch: Batch, one: Operation) -> Callable[[], None]:
-    """Plan one operation; what is returned answers it."""
+def _plan(batch: Batch, one: Operation) -> bool | list[Removal]:
+    """Plan one operation; its outcome once that is durable."""
     if isinstance(one, Put):
-        new = batch.put(one.shard)
-        put = one
-        return lambda: put.future.set_result(new)
+        return batch.put(one.shard)
     if isinstance(one, Remove):
-        outcomes = [_remove(batch, order, one.term) for order in one.orders]
-        remove = one
-        return lambda: remove.future.set_result(outcomes)
+        return [_remove(batch, order, one.term) for order in one.orders]
     batch.carry(one.targets, one.home)
-    carry: Carry = one
-    return lambda: carry.future.set_result(None)
+    return True

@@ -54,7 +54,11 @@ assert (REQUEST, REPLY, ERROR, CHUNK, CANCEL, CREDIT, OPEN) == (
 
 @dataclass(slots=True)
 class Frame:
-    """One frame. `payload` is in pieces when it goes out, and at most one piece when it has come in."""
+    """One frame. `payload` is in pieces when it goes out, and at most one piece when it has come in.
+
+    Of one that has come in: `placed` bytes of payload were received right into their place (End.place), and with
+    `passing` the payload is there only while the frame is handed over.
+    """
 
     kind: int
     call: int = 0
@@ -67,6 +71,8 @@ class Frame:
     credit: int = 0
     epoch: int = 0
     term: int = 0
+    placed: int = 0
+    passing: bool = False
 
 
 def encode(frames: Iterable[Frame]) -> list[Buffer]:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Final
+from typing import Final, NamedTuple
 
 from reedbed.common.errors import InvalidArgument, WrongCluster, WrongProtocol
-from reedbed.common.limits import PROTOCOL_VERSION
+from reedbed.common.limits import ADDRESS_MAX, PROTOCOL_VERSION
 from reedbed.protos import lane_pb2
 from reedbed.protos.convert import parse
 from reedbed.transport.lane import Hello
 from reedbed.transport.sums import check_seal, has_seal, sealed
 
 SOFTWARE: Final = version("reedbed")  # that this side says it is
+_STREAMS_MAX: Final = 8  # addresses that are tried
 
 
-def hello_bytes(hello: Hello) -> bytes:
+class Offer(NamedTuple):
+    """Framed streams that a daemon offers: where (see lane.proto), what lets one in, and gRPC's port."""
+
+    streams: Sequence[str] = ()
+    ticket: bytes = b""
+    port: int = 0
+
+
+_NOTHING: Final = Offer()
+
+
+def hello_bytes(hello: Hello, offer: Offer = _NOTHING) -> bytes:
     """The HelloReply that says so."""
     message = lane_pb2.HelloReply(
         protocol=hello.protocol,
@@ -27,6 +40,9 @@ def hello_bytes(hello: Hello) -> bytes:
         window=hello.window,
         max_calls=hello.max_calls,
         max_payload=hello.max_payload,
+        streams=offer.streams,
+        ticket=offer.ticket,
+        port=offer.port,
     )
     return sealed(message.SerializeToString())
 
@@ -53,6 +69,13 @@ def parse_hello(data: bytes, address: str) -> Hello:
         max_calls=message.max_calls,
         max_payload=message.max_payload,
     )
+
+
+def offered(data: bytes) -> Offer:
+    """What is offered in a HelloReply that `parse_hello` took."""
+    message = parse(lane_pb2.HelloReply, data)
+    streams = [where for where in message.streams[:_STREAMS_MAX] if len(where) <= ADDRESS_MAX]
+    return Offer(streams, message.ticket, message.port)
 
 
 def check_hello(hello: Hello, cluster: bytes, address: str) -> Hello:

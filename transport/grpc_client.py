@@ -1,8 +1,10 @@
-"""Lanes over gRPC, the caller's side: one channel and one bidirectional stream a lane."""
+"""Lanes over gRPC, the caller's side: one channel and one bidirectional stream a lane; or, where a daemon offers framed
+streams in its hello, one of those instead."""
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import Any, Final
 
 import grpc
@@ -14,8 +16,10 @@ from reedbed.common.clock import Deadline
 from reedbed.common.errors import DeadlineExceeded, InvalidArgument, ReedbedError
 from reedbed.protos import lane_pb2
 from reedbed.transport.ends import MuxLane
-from reedbed.transport.greeting import SOFTWARE, check_hello, parse_hello
+from reedbed.transport.greeting import SOFTWARE, check_hello, offered, parse_hello
 from reedbed.transport.statuses import error_from_status
+from reedbed.transport.stream_client import client_context, open_stream
+from reedbed.transport.streams import VERSION, Stream
 from reedbed.transport.sums import sealed
 from reedbed.transport.tls import TlsConfig
 
@@ -42,17 +46,25 @@ CLIENT_OPTIONS: Final[list[tuple[str, Any]]] = [
 class GrpcConnector:
     """Opens lanes over gRPC (see Connector in lane.py). Reads no proxy settings from the environment."""
 
-    def __init__(self, *, tls: TlsConfig | None = None, server_name: str | None = None, role: str = "") -> None:
+    def __init__(
+        self, *, tls: TlsConfig | None = None, server_name: str | None = None, role: str = "", streams: bool = True
+    ) -> None:
         """`server_name` is what the daemons' certificates are checked against, if not their host. `role`: of a daemon.
+        `streams`: lanes are framed streams where the daemon offers them.
 
         InvalidArgument for TLS files that cannot be read.
         """
         self._options = list(CLIENT_OPTIONS)
         self._role = role
+        self._streams = streams
+        self._server_name = server_name
+        self._context: ssl.SSLContext | None = None
         self._credentials: grpc.ChannelCredentials | None = None
         if tls is not None:
             ca, cert, key = tls.read()
             self._credentials = grpc.ssl_channel_credentials(ca, key, cert)
+            if streams:
+                self._context = client_context(tls)
             if server_name is not None:
                 self._options.append(("grpc.ssl_target_name_override", server_name))
 
@@ -69,12 +81,20 @@ class GrpcConnector:
             channel = grpc.aio.secure_channel(address, self._credentials, options=self._options)
         try:
             request = lane_pb2.HelloRequest(
-                protocol=limits.PROTOCOL_VERSION, cluster=cluster, software=SOFTWARE, role=self._role
+                protocol=limits.PROTOCOL_VERSION,
+                cluster=cluster,
+                software=SOFTWARE,
+                role=self._role,
+                streams=VERSION if self._streams else 0,
             )
             greet: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(HELLO)
             data = await greet(sealed(request.SerializeToString()), timeout=left)
             # an answer may end well without a message
             hello = check_hello(parse_hello(data or b"", address), cluster, address)
+            framed = await self._framed(address, data, deadline) if self._streams else None
+            if framed is not None:
+                await channel.close()
+                return MuxLane(hello, framed, address, framed.end)
             stream: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(LANE)()
         except grpc.aio.AioRpcError as error:
             await channel.close()
@@ -83,6 +103,14 @@ class GrpcConnector:
             await channel.close()
             raise
         return MuxLane(hello, _StreamWire(stream, address), address, channel.close)
+
+    async def _framed(self, address: str, hello: bytes, deadline: Deadline) -> Stream | None:
+        """A framed stream, where the daemon offers one that can be had."""
+        offer = offered(hello)
+        if not offer.streams:
+            return None
+        name = self._server_name or address.rpartition(":")[0].strip("[]")
+        return await open_stream(address, offer, self._context, name, deadline)
 
 
 class _StreamWire:

@@ -19,7 +19,7 @@ import grpc.aio
 
 from reedbed.common import limits, logs
 from reedbed.common.checksums import Buffer
-from reedbed.common.clock import Clock, SystemClock
+from reedbed.common.clock import Clock, Deadline, SystemClock
 from reedbed.common.errors import (
     AlreadyExists,
     Corrupt,
@@ -32,12 +32,15 @@ from reedbed.common.errors import (
 )
 from reedbed.protos import lane_pb2
 from reedbed.protos.convert import parse
-from reedbed.transport.ends import ServerEnd
+from reedbed.transport.buffers import Buffers
+from reedbed.transport.ends import PumpMaker, ServerEnd, Wire
 from reedbed.transport.greeting import hello_bytes
 from reedbed.transport.grpc_client import KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS, SERVICE
 from reedbed.transport.lane import Service
 from reedbed.transport.mux_server import Budget
 from reedbed.transport.statuses import status_of
+from reedbed.transport.stream_server import StreamListener, Streams
+from reedbed.transport.streams import VERSION, Stream
 from reedbed.transport.sums import check_seal
 from reedbed.transport.tls import TlsConfig
 
@@ -45,6 +48,8 @@ log = logs.get("transport")
 
 BUDGET: Final = 512 * limits.MIB  # of requests and replies that all lanes hold in memory
 
+BUFFERS: Final = 64 * limits.MIB  # that are kept for the payloads of requests, those in use among them
+_DRAIN_S: Final = 0.02  # between two looks at whether framed streams have been drained
 _WATCH_S: Final = 0.25  # between two looks at whether gRPC still serves
 
 _AHEAD: Final = 4 * limits.MIB  # of a lane that gRPC takes in before we read it
@@ -79,9 +84,10 @@ class GrpcServer:
         lanes_of_daemons: int = limits.LANES_OF_DAEMONS,
         budget: int = BUDGET,
         clock: Clock | None = None,
+        streams: Streams | None = None,
     ) -> None:
         """`bind` is HOST:PORT (0: the system chooses) or unix:PATH. `budget` in bytes. `lanes_of_daemons`: of
-        `lanes_max`, not for clients.
+        `lanes_max`, not for clients. `streams`: framed streams are offered as well.
 
         InvalidArgument for TLS files that cannot be read or a certificate that is missing.
         """
@@ -92,9 +98,15 @@ class GrpcServer:
         self._budget = Budget(budget)
         self._clock = clock or SystemClock()
         self._ends: set[ServerEnd] = set()
+        self._framed_ends = 0
+        self._port = 0
         self._draining = False
         self._server: grpc.aio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._listener: StreamListener | None = None
+        if streams is not None:
+            self._listener = StreamListener(streams, bind, self._clock, tls)
+        self._buffers = Buffers(BUFFERS)
         self._credentials: grpc.ServerCredentials | None = None
         if tls is not None:
             ca, cert, key = tls.read()
@@ -118,8 +130,15 @@ class GrpcServer:
         """
         check_free(self._bind)
         self._server, port = await self._listen(self._bind)
+        self._port = port
         if port:  # whoever takes its place listens at the same one
             self._bind = f"{self._bind.rpartition(':')[0]}:{port}"
+        if self._listener is not None:
+            try:
+                await self._listener.start(self._framed)
+            except ReedbedError:
+                await _end(self._server, None)
+                raise
         self._watching = asyncio.create_task(self._watch())
         return port
 
@@ -174,9 +193,16 @@ class GrpcServer:
             return
         watching, self._watching = self._watching, None
         self._draining = True
+        if self._listener is not None:
+            self._listener.pause()
         if grace:
             for end in self._ends:
                 end.drain()
+            deadline = Deadline(grace, self._clock)
+            while self._framed_ends and deadline.left():  # noqa: ASYNC110  one wait of a daemon's life
+                await asyncio.sleep(_DRAIN_S)
+        if self._listener is not None:
+            await self._listener.stop()
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watching
@@ -198,6 +224,8 @@ class GrpcServer:
         # said here, and not at the lane, where gRPC may lose the reason
         if len(self._ends) >= (self._lanes_max if request.role else self._clients_max):
             await _abort(context, self._full())
+        if self._listener is not None and request.streams == VERSION and not self._draining:
+            return hello_bytes(hello, self._listener.offer(self._port))
         return hello_bytes(hello)
 
     async def _lane(self, _requests: object, context: _Context) -> None:
@@ -205,7 +233,7 @@ class GrpcServer:
             await _abort(context, Unavailable("this daemon is stopping"))
         if len(self._ends) >= self._lanes_max:
             await _abort(context, self._full())
-        end = ServerEnd(_ContextWire(context), self._service, clock=self._clock, budget=self._budget)
+        end = self._end(_ContextWire(context))
         self._ends.add(end)
         try:
             await end.run()
@@ -214,6 +242,25 @@ class GrpcServer:
             await _abort(context, error)
         finally:
             self._ends.discard(end)
+
+    async def _framed(self, stream: Stream) -> None:
+        """Serves a lane over a framed stream."""
+        if self._draining or len(self._ends) >= self._lanes_max:
+            stream.abort()
+            return
+        end = self._end(stream)
+        self._ends.add(end)
+        self._framed_ends += 1
+        try:
+            await end.run()
+        except ReedbedError as error:
+            log.warning("a framed stream ended: %s", error)
+        finally:
+            self._ends.discard(end)
+            self._framed_ends -= 1
+
+    def _end(self, wire: Wire | PumpMaker) -> ServerEnd:
+        return ServerEnd(wire, self._service, clock=self._clock, budget=self._budget, buffers=self._buffers)
 
     def _full(self) -> ResourceExhausted:
         return ResourceExhausted(f"{len(self._ends)} lanes are open at this daemon, and it takes no more")

@@ -20,10 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from reedbed.common.checksums import Buffer
 from reedbed.common.clock import Deadline
+from reedbed.common.errors import ReedbedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,27 @@ class Lane(Protocol):
         """
         ...
 
+    def begin(
+        self,
+        method: str,
+        header: bytes,
+        payload: Sequence[Buffer] = (),
+        *,
+        deadline: Deadline,
+        done: Callable[[Reply | ReedbedError], None],
+        into: memoryview | None = None,
+        epoch: int = 0,
+    ) -> Any:
+        """`call` without a task: `done` is told the outcome, once, from the event loop, unless the call is cancelled.
+
+        Returns what `cancel` takes. Raises only what is known before anything is sent.
+        """
+        ...
+
+    def cancel(self, call: Any) -> None:
+        """Gives up a call that was begun; nothing happens once its outcome is known."""
+        ...
+
     async def close(self) -> None:
         """Ends the lane; calls under way get Unavailable."""
         ...
@@ -122,6 +144,22 @@ class Service(Protocol):
 
     async def handle(self, request: Request) -> Response:
         """Answers one call, or raises one of our errors. Cancelled when the caller gives up or its deadline passes."""
+        ...
+
+
+Answer: TypeAlias = Callable[[Response | ReedbedError], None]
+
+
+@runtime_checkable
+class HotService(Service, Protocol):
+    """A service that answers some calls without a task for each."""
+
+    def begin(self, request: Request, answer: Answer) -> Callable[[], None] | None:
+        """Begins a call that needs no task of its own, or returns None: then `handle` is to be called.
+
+        `answer` is called once, within this call or later from the event loop's thread. Returns what cancels it, after
+        which an answer may still come, and is dropped. Raises one of our errors, as `handle` does.
+        """
         ...
 
 

@@ -1,7 +1,8 @@
 """The state of a lane at its ends, without I/O: frames in, batches of frames out. The server's end is in mux_server.py.
 
-Whoever drives an end hands every frame that came in to `receive`, and sends what `next_batch` returns while `pending`.
-An exception out of `receive` means that the other end does not keep the protocol: close the lane with that error.
+Whoever drives an end hands every frame that came in to `receive`, sends what `next_batch` returns while `pending`, and
+calls `sent` once all of that has left. An exception out of `receive` means that the other end does not keep the
+protocol: close the lane with that error. Who can receive a piece of payload right into its place asks `place` for it.
 
 Invariants:
 - A call is known here from its beginning until its outcome is handed over or, at the server, its answer has left.
@@ -27,6 +28,7 @@ from reedbed.transport.outbox import Outbox, Outgoing, pieces
 
 METHOD_MAX: Final = 64
 _SOON_PART: Final = 8  # owed credit is worth a message of its own from this part of the window on
+_WORTH_PART: Final = 64  # and a frame in a message that is sent anyway from this one on
 
 Outcome = Reply | ReedbedError
 
@@ -70,17 +72,29 @@ class End:
         return self.account.owed > 0
 
     @property
+    def busy(self) -> int:
+        """Calls that are not forgotten yet."""
+        raise NotImplementedError
+
+    @property
     def congested(self) -> bool:
         """So much waits for the other end to take it that no more should be taken from it."""
         return False
 
-    def next_batch(self) -> list[Frame]:
-        """The frames of the next message, none if nothing waits. Owed credit travels along."""
+    def next_batch(self, settle: bool = True) -> list[Frame]:
+        """The frames of the next message, none if nothing waits. Owed credit travels along, and without `settle` only
+        where it is worth a frame."""
         batch = self.outbox.next_batch()
-        if self.account.owed:
-            batch.append(Frame(frames.CREDIT, credit=self.account.owed))
+        owed = self.account.owed
+        if owed and (settle or owed * _WORTH_PART >= self.account.window):
+            batch.append(Frame(frames.CREDIT, credit=owed))
             self.account.owed = 0
         return batch
+
+    def sent(self) -> None:
+        """All frames that were taken have left: nobody reads their buffers any more."""
+        if self.outbox.left:
+            self.outbox.sent()
 
     def late(self, frame: Frame) -> None:
         """A piece of payload that nobody waits for."""
@@ -88,15 +102,47 @@ class End:
         self.account.take(size)
         self.account.give(size)
 
+    def place(self, call: int, size: int) -> Place | None:
+        """Where the next `size` bytes of a call's payload belong, in a FRAME_CHUNK that is coming in; None if nobody
+        waits for them, or they cannot be right."""
+        raise NotImplementedError
+
+
+class Place:
+    """Memory that a piece of payload is received into. `given_up` once the call is forgotten: then leave it alone."""
+
+    __slots__ = ("given_up", "view")
+
+    def __init__(self, view: memoryview) -> None:
+        self.view: memoryview | None = view
+        self.given_up = False
+
+    def give_up(self) -> None:
+        self.given_up = True
+        self.view = None
+
 
 def size_of(frame: Frame) -> int:
-    return len(frame.payload[0]) if frame.payload else 0
+    return frame.placed or (len(frame.payload[0]) if frame.payload else 0)
 
 
 class ClientCall:
     """A call at its caller's end."""
 
-    __slots__ = ("done", "epoch", "got", "header", "id", "into", "outgoing", "payload", "target", "term", "total")
+    __slots__ = (
+        "done",
+        "epoch",
+        "got",
+        "header",
+        "id",
+        "into",
+        "outgoing",
+        "payload",
+        "place",
+        "target",
+        "term",
+        "total",
+    )
 
     def __init__(self, id_: int, outgoing: Outgoing, into: memoryview | None, done: Callable[[Outcome], None]) -> None:
         self.id = id_
@@ -108,6 +154,7 @@ class ClientCall:
         self.total = -1  # until the reply's first frame
         self.target: memoryview | None = None
         self.payload: memoryview | None = None
+        self.place: Place | None = None  # of the piece that is coming in
 
     @property
     def started(self) -> bool:
@@ -219,19 +266,32 @@ class ClientMux(End):
             return
         self._piece(call, frame)
 
+    def place(self, call: int, size: int) -> Place | None:
+        found = self._calls.get(call)
+        if found is None or size > found.total - found.got:
+            return None
+        found.place = Place(self._target(found)[found.got : found.got + size])
+        return found.place
+
+    @staticmethod
+    def _target(call: ClientCall) -> memoryview:
+        if call.target is None:
+            call.target = memoryview(bytearray(call.total)) if call.into is None else call.into[: call.total]
+        return call.target
+
     def _piece(self, call: ClientCall, frame: Frame) -> None:
         size = size_of(frame)
         if call.got + size > call.total:
             raise Corrupt(f"call {call.id} got more payload than was announced")
         self.account.take(size)
         if size:
-            piece = frame.payload[0]
-            if call.into is None and size == call.total:
-                call.payload = memoryview(piece)
+            if frame.placed:
+                call.place = None
+            elif call.into is None and size == call.total:
+                piece = frame.payload[0]
+                call.payload = memoryview(bytes(piece) if frame.passing else piece)
             else:
-                if call.target is None:
-                    call.target = memoryview(bytearray(call.total)) if call.into is None else call.into[: call.total]
-                call.target[call.got : call.got + size] = piece
+                self._target(call)[call.got : call.got + size] = frame.payload[0]
             call.got += size
         if call.got == call.total:
             if call.payload is None:
@@ -247,6 +307,9 @@ class ClientMux(End):
         self.account.give(call.got)
         self.outbox.drop(call.outgoing)
         call.target = call.into = None
+        if call.place is not None:
+            call.place.give_up()
+            call.place = None
 
 
 def _writable(into: memoryview) -> memoryview:

@@ -11,9 +11,10 @@ from reedbed.common.clock import Clock, Deadline
 from reedbed.common.errors import Corrupt, InvalidArgument, ReedbedError, ResourceExhausted, Unavailable, rebuild
 from reedbed.common.limits import CALLS_MAX, HEADER_MAX, KIB, MESSAGE_MAX, PAYLOAD_MAX, WINDOW
 from reedbed.transport import frames
+from reedbed.transport.buffers import Buffers
 from reedbed.transport.frames import Frame
 from reedbed.transport.lane import Request, Response
-from reedbed.transport.mux import METHOD_MAX, End, size_of
+from reedbed.transport.mux import METHOD_MAX, End, Place, size_of
 from reedbed.transport.outbox import Outgoing, pieces
 
 _BACKLOG_MAX: Final = 2 * MESSAGE_MAX  # bytes of answers' heads that wait for the client to take them
@@ -43,9 +44,9 @@ class Budget:
 
 
 class ServerCall:
-    """A call at the server's end. It goes from receiving to running to replying."""
+    """A call at the server's end. It goes from receiving to running to replying, and is ended when it is forgotten."""
 
-    __slots__ = ("cost", "done", "got", "id", "outgoing", "parts", "request", "state", "total")
+    __slots__ = ("buffer", "cost", "done", "got", "id", "outgoing", "parts", "place", "request", "state", "total")
 
     def __init__(self, id_: int, request: Request, parts: list[Buffer], total: int, cost: int) -> None:
         self.id = id_
@@ -54,9 +55,11 @@ class ServerCall:
         self.total = total
         self.cost = cost
         self.got = 0
-        self.state: Literal["receiving", "running", "stopped", "replying"] = "receiving"
+        self.state: Literal["receiving", "running", "stopped", "replying", "ended"] = "receiving"
         self.outgoing: Outgoing | None = None
         self.done: Callable[[], None] | None = None  # of the reply
+        self.buffer: memoryview | None = None  # for the whole payload, where pieces are received into their place
+        self.place: Place | None = None  # of the piece that is coming in
 
 
 @dataclass(slots=True)
@@ -85,14 +88,17 @@ class ServerMux(End):
         max_calls: int = CALLS_MAX,
         max_payload: int = PAYLOAD_MAX,
         budget: Budget | None = None,
+        buffers: Buffers | None = None,
     ) -> None:
-        """`position` gives epoch and term to stamp on answers; window, max_calls and max_payload as in the hello."""
+        """`position` gives epoch and term to stamp on answers; window, max_calls and max_payload as in the hello.
+        `buffers`: for payloads that are received into their place."""
         super().__init__(0, window)
         self._position = position
         self._clock = clock
         self._max_calls = max_calls
         self._max_payload = min(max_payload, window)
         self._budget = budget or Budget(1 << 62)
+        self._buffers = buffers or Buffers(0)
         self._draining = False
         self._calls: dict[int, ServerCall] = {}
         self._replying = 0  # cost of the answers on their way
@@ -176,6 +182,21 @@ class ServerMux(End):
             else:
                 call.state = "stopped"
         self.outbox.clear()
+        self.sent()
+
+    def place(self, call: int, size: int) -> Place | None:
+        found = self._calls.get(call)
+        if found is None or found.state != "receiving" or size > found.total - found.got:
+            return None
+        if found.buffer is None:
+            found.buffer = self._buffers.take(found.total)
+            at = 0
+            for part in found.parts:  # that came in small pieces before
+                found.buffer[at : at + len(part)] = part
+                at += len(part)
+            found.parts[:] = [found.buffer]
+        found.place = Place(found.buffer[found.got : found.got + size])
+        return found.place
 
     def _request(self, frame: Frame, events: list[Start | Stop]) -> None:
         if not self.outbox.window:
@@ -212,7 +233,12 @@ class ServerMux(End):
             raise Corrupt(f"call {call.id} sent more payload than was announced")
         self.account.take(size)
         if size:
-            call.parts.append(frame.payload[0])
+            if frame.placed:
+                call.place = None
+            elif call.buffer is not None:
+                call.buffer[call.got : call.got + size] = frame.payload[0]
+            else:
+                call.parts.append(bytes(frame.payload[0]) if frame.passing else frame.payload[0])
             call.got += size
         if call.got == call.total:
             call.state = "running"
@@ -240,22 +266,32 @@ class ServerMux(End):
             call.outgoing = None  # which knows the call: a cycle would keep all payloads until Python looks for such
             self._budget.give(call.cost)
             self._replying -= call.cost
+            call.state = "ended"
             if call.done is not None:
-                call.done()
+                self.outbox.left.append(call.done)
 
     def _forget(self, call: ServerCall) -> None:
         del self._calls[call.id]
         self._budget.give(call.cost)
         if call.state == "replying":
             self._replying -= call.cost
+            leaving = call.outgoing is not None and call.outgoing.started
             if call.outgoing is not None:
                 self.outbox.drop(call.outgoing)
                 call.outgoing = None
             if call.done is not None:
-                call.done()
+                if leaving:  # the wire may still read what was taken for it
+                    self.outbox.left.append(call.done)
+                else:
+                    call.done()
         else:
             # the buffers stay as they are: a thread of the handler may still read them
             self.account.give(call.got)
+            if call.place is not None:
+                call.place.give_up()
+                call.place = None
+            call.buffer = None
+        call.state = "ended"
 
     def _error(self, id_: int, error: ReedbedError) -> None:
         epoch, term = self._position()

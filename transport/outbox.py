@@ -117,6 +117,7 @@ class Outbox:
         self._small_waiters: deque[Outgoing] = deque()
         self._bulk_waiters: deque[Outgoing] = deque()
         self._overtaken = 0
+        self.left: list[Callable[[], None]] = []  # to be called once what was taken for messages has left
 
     def open(self, window: int) -> None:
         """The other end has told its window. Corrupt if it had done so before."""
@@ -210,6 +211,12 @@ class Outbox:
             elif outgoing.done is not None:
                 outgoing.done()
         return batch
+
+    def sent(self) -> None:
+        """All that was taken has left: nobody reads its buffers any more."""
+        left, self.left = self.left, []
+        for done in left:
+            done()
 
     def _push(self, item: Frame | Outgoing) -> None:
         self._frames.append(item)

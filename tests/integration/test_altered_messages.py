@@ -10,12 +10,12 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from reedbed_cluster import LocalCluster
-from reedbed_faults.cluster import cluster_behind_proxies
+from reedbed_faults.cluster import Way, cluster_behind_proxies
 from reedbed_faults.proxy import FaultyProxy, ProxyThread, proxied
 
 import reedbed
@@ -134,7 +134,7 @@ def run(model: Model, steps: int) -> None:
         model.step()
 
 
-def heal(proxies: list[FaultyProxy]) -> None:
+def heal(proxies: Sequence[FaultyProxy | Way]) -> None:
     for proxy in proxies:
         proxy.flip_every = proxy.tear_every = 0
 
@@ -163,6 +163,7 @@ def test_between_client_and_devices(tmp_path: Path, rng: random.Random) -> None:
                 proxy.flip_every, proxy.tear_every = flip, tear
             run(model, steps)
         assert all(proxy.altered for proxy in proxies)
+        assert all(proxy.streamed for proxy in proxies)
         assert model.done
         heal(proxies)
         settled(model, cluster, pids)

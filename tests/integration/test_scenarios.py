@@ -18,8 +18,8 @@ from typing import Final
 
 import pytest
 from reedbed_cluster import LocalCluster
-from reedbed_faults.cluster import cluster_behind_proxies
-from reedbed_faults.proxy import FaultyProxy, ProxyThread, split
+from reedbed_faults.cluster import Way, cluster_behind_proxies
+from reedbed_faults.proxy import ProxyThread, split
 from reedbed_sim.checks import check_all
 from reedbed_sim.history import History
 from reedbed_sim.scenario import read_final
@@ -37,7 +37,7 @@ SEEDS: Final = [int(seed) for seed in os.environ.get("REEDBED_SCENARIOS", "1").s
 class Stage:
     """A cluster of real processes, and what can happen to it."""
 
-    def __init__(self, cluster: LocalCluster, proxies: dict[int, FaultyProxy], way: ProxyThread, rng: Random) -> None:
+    def __init__(self, cluster: LocalCluster, proxies: dict[int, Way], way: ProxyThread, rng: Random) -> None:
         self.cluster = cluster
         self.proxies = proxies
         self.way = way

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from reedbed_cluster import LocalCluster
 from reedbed_cluster.commands import until
-from reedbed_faults.cluster import cluster_behind_proxies
-from reedbed_faults.proxy import FaultyProxy
+from reedbed_faults.cluster import Way, cluster_behind_proxies
 
 import reedbed
 from reedbed.extents.latency import PROBE_EVERY, SPARE_BURST_CALLS, SPARE_SHARE
@@ -28,7 +27,7 @@ SIZES = (64 * KIB, 256 * KIB, MIB)
 
 
 @pytest.fixture
-def slow_way(tmp_path: Path) -> Iterator[tuple[LocalCluster, FaultyProxy]]:
+def slow_way(tmp_path: Path) -> Iterator[tuple[LocalCluster, Way]]:
     with cluster_behind_proxies(tmp_path / "cluster", [SLOW]) as (cluster, proxies):
         yield cluster, proxies[SLOW]
 
@@ -60,7 +59,7 @@ class Counted:
         return self._store.metrics().get(name, 0) - self._before.get(name, 0)
 
 
-def slow_down(proxy: FaultyProxy, times: list[float]) -> None:
+def slow_down(proxy: Way, times: list[float]) -> None:
     """The device's answers take 50 times as long as a usual read of this run, one half on each way."""
     proxy.delay = max(0.05, SLOWER * statistics.median(times)) / 2
 
@@ -73,7 +72,7 @@ def check_spare_budget(count: Counted) -> None:
     assert count["reads.spare_asked"] <= budget + probes
 
 
-def test_spare_reads_win_and_then_the_device_is_avoided(slow_way: tuple[LocalCluster, FaultyProxy]) -> None:
+def test_spare_reads_win_and_then_the_device_is_avoided(slow_way: tuple[LocalCluster, Way]) -> None:
     cluster, proxy = slow_way
     objects = contents(1)
     with reedbed.connect(cluster.endpoint, timeout=30) as store:
@@ -107,7 +106,7 @@ def test_spare_reads_win_and_then_the_device_is_avoided(slow_way: tuple[LocalClu
     assert cluster.storaged[SLOW - 1].running
 
 
-def test_a_new_client_meets_a_slow_device(slow_way: tuple[LocalCluster, FaultyProxy]) -> None:
+def test_a_new_client_meets_a_slow_device(slow_way: tuple[LocalCluster, Way]) -> None:
     """It has learnt nothing of the others yet, reads many at a time, and ends up around the slow one."""
     cluster, proxy = slow_way
     objects = contents(3)
@@ -127,7 +126,7 @@ def test_a_new_client_meets_a_slow_device(slow_way: tuple[LocalCluster, FaultyPr
 
 
 @pytest.mark.timeout(240)
-def test_a_device_that_recovers_is_used_again(slow_way: tuple[LocalCluster, FaultyProxy]) -> None:
+def test_a_device_that_recovers_is_used_again(slow_way: tuple[LocalCluster, Way]) -> None:
     cluster, proxy = slow_way
     objects = contents(4)
     with reedbed.connect(cluster.endpoint, timeout=30) as store:

@@ -17,6 +17,7 @@ from reedbed.catalog.lmdb_engine import LmdbEngine
 from reedbed.common.checksums import block_sum
 from reedbed.common.errors import ReedbedError
 from reedbed.common.ids import Id
+from reedbed.extents.blocks import pack_table
 from reedbed.storaged.calls import PutShard, RemoveOrder
 from reedbed.storaged.store import ShardStore, StoreOptions
 
@@ -44,7 +45,7 @@ def shard(number: int) -> PutShard:
     data = content(number)
     pieces = [data[at : at + BLOCK] for at in range(0, len(data), BLOCK)]
     table = [(len(piece), block_sum(extent(number), 0, block, piece)) for block, piece in enumerate(pieces)]
-    return PutShard(extent(number), 0, 4, 2, 1, 1, table, [data])
+    return PutShard(extent(number), 0, 4, 2, 1, 1, pack_table(table), [data])
 
 
 def load_device(folder: Path, first: int, seed: int) -> None:

@@ -57,6 +57,12 @@ class RecordingFile:
     def read(self, offset: int, length: int) -> bytes:
         return self._file.read(offset, length)
 
+    def read_into(self, offset: int, target: memoryview) -> int:
+        return self._file.read_into(offset, target)
+
+    def read_now(self, offset: int, length: int) -> bytes | None:
+        return self._file.read_now(offset, length)
+
     def sync(self) -> None:
         if self._disk.forgets("file"):
             return
@@ -102,6 +108,10 @@ class RecordingDisk:
     @property
     def root(self) -> Path:
         return self.inner.root
+
+    @property
+    def in_memory(self) -> bool:
+        return self.inner.in_memory
 
     def forgets(self, what: str) -> bool:
         site = _site(sys._getframe(2), what)

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 from reedbed.common.checksums import block_sum
 from reedbed.common.errors import AlreadyExists, ReedbedError, UnknownShard
 from reedbed.common.ids import Id
+from reedbed.extents.blocks import pack_table
 from reedbed.storaged.calls import PutShard, RemoveOrder
 from reedbed.storaged.store import ShardStore
 from reedbed_replay.disk import RecordingDisk
@@ -35,7 +36,7 @@ def shard_of(number: int, data: bytes, generation: int) -> PutShard:
     """A data shard 0 under rs-4-2."""
     pieces = [data[at : at + _BLOCK] for at in range(0, len(data), _BLOCK)]
     table = [(len(piece), block_sum(extent_of(number), 0, block, piece)) for block, piece in enumerate(pieces)]
-    return PutShard(extent_of(number), 0, 4, 2, PG, generation, table, [data])
+    return PutShard(extent_of(number), 0, 4, 2, PG, generation, pack_table(table), [data])
 
 
 @dataclass(slots=True)

@@ -109,7 +109,7 @@ BUGS: Final[dict[str, Planted]] = {
     ),
     "sums of what is read": Planted(
         [
-            Rewritten("storaged.reader", "Reader._range", ("!= opened.rows[block][1]:", "== -1:")),
+            Rewritten("storaged.reader", "_wrong", ("if found != wanted:", "if found == [-1]:")),
             Rewritten("extents.blocks", "verify_rows", ("!= value:", "== -1:")),
             Rewritten("extents.rounds", "SmallRead.take", ("== value:", "!= -1:")),
         ],

@@ -322,7 +322,7 @@ KEYS = [b"\0", b"a", b"b", b"b\0", b"c" * 480, b"c" * 481, b"c" * 482, b"c" * 96
 operations = st.lists(
     st.tuples(st.sampled_from(["put", "put", "delete"]), st.sampled_from(KEYS), st.binary(max_size=3)), max_size=5
 )
-parts = st.tuples(st.sampled_from(["plain", "kept", "undone"]), operations)
+parts = st.tuples(st.sampled_from(["plain", "kept", "undone", "marked"]), st.booleans(), operations)
 transactions = st.lists(st.tuples(st.booleans(), st.lists(parts, max_size=4)), max_size=8)
 
 
@@ -340,7 +340,7 @@ def fresh(kind: str) -> Iterator[Engine]:
 @settings(max_examples=60, deadline=None)
 @given(history=transactions)
 def test_behaves_like_a_dict_and_its_redo_repeats_it(
-    kind: str, history: list[tuple[bool, list[tuple[str, list[tuple[str, bytes, bytes]]]]]]
+    kind: str, history: list[tuple[bool, list[tuple[str, bool, list[tuple[str, bytes, bytes]]]]]]
 ) -> None:
     with fresh(kind) as engine:
         model: dict[bytes, bytes] = {}
@@ -350,9 +350,17 @@ def test_behaves_like_a_dict_and_its_redo_repeats_it(
             touched: set[bytes] = set()
             try:
                 with engine.write() as w:
-                    for how, todo in content:
+                    for how, scans, todo in content:
                         before, before_touched = dict(now), set(touched)
                         try:
+                            if how == "marked":
+                                mark = w.mark()
+                                for step in todo:
+                                    _apply(w, now, touched, step)
+                                if scans:
+                                    assert dict(w.scan(b"", reverse=True)) == now
+                                w.undo_to(mark)
+                                raise Undone
                             if how == "plain":
                                 for step in todo:
                                     _apply(w, now, touched, step)
@@ -364,7 +372,9 @@ def test_behaves_like_a_dict_and_its_redo_repeats_it(
                                         raise Undone
                         except Undone:
                             now, touched = before, before_touched
-                        assert dict(w.scan(b"")) == now
+                        assert {key: w.get(key) for key in KEYS} == {key: now.get(key) for key in KEYS}
+                        if scans:  # what was changed reaches the rows then, or only at the end
+                            assert dict(w.scan(b"")) == now
                     if not commits:
                         raise Undone
             except Undone:

@@ -10,6 +10,7 @@ import pytest
 
 from reedbed.common.checksums import block_sum
 from reedbed.common.ids import Id
+from reedbed.extents.blocks import pack_table
 from reedbed.storaged.calls import PutShard
 from reedbed.storaged.disk_twin import MemoryDisk
 from reedbed.storaged.index_check import find_damage
@@ -40,7 +41,8 @@ def shard(
 ) -> PutShard:
     id_ = extent(number)
     table = table_of(id_, index, data, block)
-    return PutShard(id_, index, 4, 2, pg, generation, table, [data], data_tables, log[0], log[1])
+    packed = [pack_table(one) for one in data_tables]
+    return PutShard(id_, index, 4, 2, pg, generation, pack_table(table), [data], packed, log[0], log[1])
 
 
 def options(**changes: object) -> StoreOptions:

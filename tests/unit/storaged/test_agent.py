@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from reedbed.common.checksums import block_sum
 from reedbed.common.clock import Deadline, ManualClock
 from reedbed.common.errors import (
     AlreadyExists,
@@ -25,6 +24,7 @@ from reedbed.common.errors import (
     Unavailable,
 )
 from reedbed.common.ids import Id
+from reedbed.extents.blocks import build_table
 from reedbed.protos import catalog_pb2, methods
 from reedbed.storaged.agent import CLEAN_RETRY_S, TWICE_S, Agent
 from reedbed.storaged.calls import PutShard, Removal
@@ -117,7 +117,7 @@ def agent_of(catalog: Catalog, store: ShardStore) -> tuple[Agent, CatalogState]:
 
 
 def put_one(store: ShardStore) -> None:
-    put = PutShard(EXTENT, 0, 1, 1, pg=1, generation=1, table=(), payload=())
+    put = PutShard(EXTENT, 0, 1, 1, pg=1, generation=1, table=b"", payload=())
     store.put(put).result(10)
 
 
@@ -274,8 +274,8 @@ async def test_new_generations_of_own_groups_are_learned_with_one_sync(
     assert noted == [{1: 4, 2: 5}]
     for number, generation in ((1, 4), (2, 5)):
         with pytest.raises(StaleGeneration):
-            store.put(PutShard(EXTENT, 0, 1, 1, pg=number, generation=generation - 1, table=(), payload=())).result(10)
-    store.put(PutShard(EXTENT, 0, 1, 1, pg=3, generation=1, table=(), payload=())).result(10)
+            store.put(PutShard(EXTENT, 0, 1, 1, pg=number, generation=generation - 1, table=b"", payload=())).result(10)
+    store.put(PutShard(EXTENT, 0, 1, 1, pg=3, generation=1, table=b"", payload=())).result(10)
 
 
 async def test_a_device_that_moved_waits_until_its_old_address_is_forgotten(store: ShardStore) -> None:
@@ -468,7 +468,7 @@ def test_no_address_that_clients_could_call() -> None:
 
 async def test_damaged_shards_are_told_until_they_are_noted(store: ShardStore) -> None:
     agent, _ = agent_of(catalog := Catalog(), store)
-    put = PutShard(EXTENT, 0, 1, 1, pg=1, generation=1, table=[(1, block_sum(EXTENT, 0, 0, b"x"))], payload=[b"x"])
+    put = PutShard(EXTENT, 0, 1, 1, pg=1, generation=1, table=build_table(EXTENT, 0, [b"x"], [1]), payload=[b"x"])
     store.put(put).result(10)
     (segment,) = (store.folder / "segments").iterdir()
     raw = segment.read_bytes()

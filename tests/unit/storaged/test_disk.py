@@ -140,3 +140,70 @@ def test_a_full_twin_says_so_after_a_part(tmp_path: Path) -> None:
         file.write([b"y" * 20], 90)
     assert caught.value.errno == errno.ENOSPC
     assert 90 <= file.size() <= 100
+
+
+def test_reading_into_memory(any_disk: Disk) -> None:
+    file = any_disk.open("a", create=True)
+    file.write([b"0123456789"], 0)
+    target = memoryview(bytearray(b"..........."))
+    assert file.read_into(2, target[1:5]) == 4
+    assert bytes(target) == b".2345......"
+    assert file.read_into(7, target) == 3
+    assert file.read_into(10, target) == 0
+    file.close()
+
+
+def test_a_read_that_would_wait_for_the_disk_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = RealDisk(tmp_path)
+    file = disk.open("a", create=True)
+    file.write([b"0123456789"], 0)
+    assert file.read_now(2, 3) in (b"234", None), "what was written just now, where the file system can tell"
+    if not disk.in_memory:
+        assert file.read_now(8, 3) is None, "the file ends before"
+    disk._in_memory = False
+    file = disk.open("a")
+    flags: list[int] = []
+
+    def answers(error: int) -> None:
+        def preadv(fd: int, buffers: list[bytearray], offset: int, flag: int) -> int:
+            flags.append(flag)
+            if error:
+                raise OSError(error, "on purpose")
+            buffers[0][:1] = b"2"
+            return 1
+
+        monkeypatch.setattr(os, "preadv", preadv)
+
+    answers(errno.EAGAIN)
+    assert file.read_now(2, 3) is None
+    answers(0)
+    assert file.read_now(2, 3) is None, "only a part was in memory"
+    assert file.read_now(2, 1) == b"2"
+    answers(errno.EIO)
+    with pytest.raises(OSError, match="on purpose"):
+        file.read_now(2, 3)
+    assert set(flags) == {os.RWF_NOWAIT}
+    answers(errno.EOPNOTSUPP)
+    assert file.read_now(2, 3) is None
+    calls = len(flags)
+    assert file.read_now(2, 3) is None
+    assert len(flags) == calls, "it is not asked again"
+    file.close()
+
+
+def test_file_systems_in_memory_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    number = os.stat(tmp_path).st_dev
+    place = f"{os.major(number)}:{os.minor(number)}"
+    for kind, of, expected in (("tmpfs", place, True), ("ext4", place, False), ("tmpfs", "77:99", False)):
+        text = f"9 1 0:0 / / rw - overlay none rw\n24 30 {of} / /x\\040y rw,nosuid shared:1 - {kind} src rw\n"
+        monkeypatch.setattr(Path, "read_text", lambda *_, text=text, **__: text)
+        assert RealDisk(tmp_path).in_memory is expected
+
+
+def test_a_file_on_a_disk_in_memory_is_read_at_once(tmp_path: Path) -> None:
+    disk = RealDisk(tmp_path)
+    disk._in_memory = True
+    file = disk.open("a", create=True)
+    file.write([b"0123456789"], 0)
+    assert file.read_now(2, 3) == b"234"
+    file.close()

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from reedbed.common.checksums import crc32c
 from reedbed.common.errors import Corrupt, NewerFormat
 from reedbed.common.ids import Id
+from reedbed.extents.blocks import pack_table
 from reedbed.storaged import entries, record
-from reedbed.storaged.record import HEAD, Kind, NoteHead, Row, ShardHead
+from reedbed.storaged.record import HEAD, Kind, NoteHead, ShardHead
 
+Row = tuple[int, int]
 U64 = st.integers(0, (1 << 64) - 1)
 U32 = st.integers(0, (1 << 32) - 1)
 IDS = st.binary(min_size=16, max_size=16).map(Id)
@@ -35,7 +37,7 @@ def shards(draw: st.DrawFn) -> tuple[dict[str, int | bytes], list[Row], list[lis
         "log_seq": draw(U64),
         "payload": sum(row[0] for row in own),
         "blocks": len(own),
-        "tables": record.pack_tables(own, data),
+        "tables": record.pack_tables(pack_table(own), [pack_table(one) for one in data]),
     }
     return fields, own, data
 
@@ -66,8 +68,8 @@ def test_a_shards_record_round_trips(
     }
     assert head.length % 8 == 0
     record.check_tables(head, tables)
-    assert record.own_rows(head, tables) == own
-    assert [record.data_rows(head, tables, one) for one in range(len(data))] == data
+    assert record.own_table(head, tables) == pack_table(own)
+    assert [record.data_table(head, tables, one) for one in range(len(data))] == [pack_table(one) for one in data]
     with pytest.raises(Corrupt):
         parse(raw, record.place(salt, segment, offset ^ 8))
     if tables:

@@ -35,11 +35,12 @@ from reedbed.common.ids import Id
 from reedbed.common.limits import BLOCK, PAYLOAD_MAX
 from reedbed.extents.blocks import pack_table, unpack_table
 from reedbed.protos import methods, storage_pb2
-from reedbed.storaged import service as module
-from reedbed.storaged.batch import Put
+from reedbed.storaged import reading as module
 from reedbed.storaged.calls import ReadShard
+from reedbed.storaged.operations import Put
+from reedbed.storaged.reading import READS_PER_CALL
 from reedbed.storaged.readroom import SMALL, ReadRoom
-from reedbed.storaged.service import READS_PER_CALL, StorageService
+from reedbed.storaged.service import StorageService
 from reedbed.storaged.state import CatalogState
 from reedbed.storaged.store import ShardStore
 from reedbed.transport.inprocess import InProcessNetwork
@@ -299,7 +300,7 @@ async def test_limits_of_one_call_of_reads(world: World) -> None:
 async def test_tables_too_long_for_one_answer_are_asked_for_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_ROWS_MAX", 8 * 5)
+    monkeypatch.setattr(module, "ROWS_MAX", 8 * 5)
     await world.put(1, DATA)
     whole = read_of(1, 0, len(DATA))
     results, payload = await world.read(whole, whole, read_of(1, 0, 1))

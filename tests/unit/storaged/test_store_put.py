@@ -25,10 +25,13 @@ from reedbed.common.errors import (
     Unavailable,
     UnknownShard,
 )
-from reedbed.storaged.calls import DataRow, PutShard, ReadShard, Removal, RemoveOrder
+from reedbed.extents.blocks import build_table, pack_table, unpack_table
+from reedbed.storaged.batch import check_blocks, check_put
+from reedbed.storaged.calls import PutShard, ReadShard, Removal, RemoveOrder, Rows
 from reedbed.storaged.disk_twin import MemoryDisk
-from reedbed.storaged.entries import shard_key
+from reedbed.storaged.entries import LIVE, REMOVED, Entry, shard_key
 from reedbed.storaged.index_lmdb import FOLDER
+from reedbed.storaged.reserve import AMPLE, LOOKS_APART, Reserve
 from reedbed.storaged.segments import segment_name
 from reedbed.storaged.store import ShardStore
 from tests.unit.storaged.conftest import extent, open_store, shard, table_of
@@ -191,11 +194,13 @@ def test_bytes_that_do_not_match_their_sums_are_refused(store: ShardStore, data:
         {"generation": 1 << 64},
         {"log_seq": -1},
         {"index": 4},
-        {"data_tables": ([],) * 4},
-        {"table": [(0, 0)]},
-        {"table": [(65537, 0)]},
-        {"table": [(1000, 1 << 32)]},
-        {"table": [(1000, -1)]},
+        {"data_tables": (b"",) * 4},
+        {"table": pack_table([(0, 0)])},
+        {"table": pack_table([(65537, 0)])},
+        {"table": pack_table([(1000, 0), (0, 0)])},
+        {"table": b"1234567"},
+        {"index": 5, "data_tables": [b"", b"", b"1", b""]},
+        {"index": 5, "data_tables": [b"", b"", pack_table([(65537, 0)]), b""]},
     ],
 )
 def test_impossible_puts_are_invalid(store: ShardStore, data: bytes, change: dict[str, object]) -> None:
@@ -266,13 +271,14 @@ def test_ranges_and_their_rows(
     length = drawn.draw(st.integers(0, len(data) - offset))
     store = open_store(MemoryDisk(tmp_path_factory.mktemp("store")))
     try:
-        store.put(PutShard(extent(1), 2, 4, 2, 1, 1, table, payload)).result(5)
+        store.put(PutShard(extent(1), 2, 4, 2, 1, 1, pack_table(table), payload)).result(5)
         result = store.read(extent(1), 2, offset, length)
         assert bytes(result.data) == data[offset : offset + length]
         assert (result.offset, result.shard_length) == (offset, len(data))
-        assert sum(row[0] for row in result.rows) == length
+        rows = unpack_table(result.rows.table)
+        assert sum(row[0] for row in rows) == length
         at = 0
-        for block, (size, sum_) in enumerate(result.rows, result.first_block):
+        for block, (size, sum_) in enumerate(rows, result.rows.first_block):
             assert block_sum(extent(1), 2, block, result.data[at : at + size]) == sum_
             assert starts[block] <= offset + at < starts[block + 1]
             at += size
@@ -288,14 +294,14 @@ def test_a_parity_shard_tells_rows_of_data_shards(store: ShardStore) -> None:
     store.put(shard(1, os.urandom(300), 5, data_tables=tables)).result(5)
     found = store.read(extent(1), 5, 150, 100, (0, 1, 2, 3)).data_rows
     assert found == {
-        0: [DataRow(1, 100, *tables[0][1]), DataRow(2, 200, *tables[0][2])],
-        1: [DataRow(1, 100, *tables[1][1]), DataRow(2, 200, *tables[1][2])],
-        2: [],
-        3: [],
+        0: Rows(1, 100, pack_table(tables[0][1:3])),
+        1: Rows(1, 100, pack_table(tables[1][1:3])),
+        2: Rows(),
+        3: Rows(),
     }
     answer = store.read_many([ReadShard(extent(1), 5, 0, 0, (3,), (10, 1))])[0]
     assert not isinstance(answer, Exception)
-    assert answer.data_rows == {3: [DataRow(0, 0, *tables[3][0])]}
+    assert answer.data_rows == {3: Rows(0, 0, pack_table(tables[3]))}
     assert len(answer.data) == 0
     for index, rows in ((5, (4,)), (5, (-1,))):
         with pytest.raises(InvalidArgument):
@@ -359,3 +365,84 @@ def test_many_threads_at_once(store: ShardStore) -> None:
     assert not problems
     assert store.status().shards == 6 * 20
     assert store.status().damaged == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=8),
+    cuts=st.lists(st.integers(0, 320), max_size=5),
+    drawn=st.data(),
+)
+def test_the_bad_block_of_a_put_is_named(lengths: list[int], cuts: list[int], drawn: st.DataObject) -> None:
+    """However the payload is cut into buffers, empty ones among them."""
+    data = bytearray(os.urandom(sum(lengths)))
+    table = build_table(extent(1), 2, [bytes(data)], lengths)
+    edges = sorted([0, len(data), *(cut for cut in cuts if cut < len(data))])
+    payload = [memoryview(data)[low:high] for low, high in pairwise(edges)]
+    put = PutShard(extent(1), 2, 4, 2, 1, 1, table, payload)
+    check_blocks(put, *check_put(put))
+    at = drawn.draw(st.integers(0, len(data) - 1))
+    data[at] ^= 1 << drawn.draw(st.integers(0, 7))
+    block = next(number for number in range(len(lengths)) if at < sum(lengths[: number + 1]))
+    with pytest.raises(Corrupt, match=f"block {block} does not match"):
+        check_blocks(put, *check_put(put))
+
+
+def test_a_row_looked_up_while_a_checkpoint_ends_is_not_kept(
+    opened: Callable[..., ShardStore], data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the row before: nobody may see that again."""
+    store = opened()
+    store.put(shard(1, data)).result(5)
+    store.checkpoint()
+    book, key = store._book, shard_key(extent(1), 0)
+    plain = store._index.get_many
+
+    def slow(keys: list[bytes]) -> list[Entry | None]:
+        rows = plain(keys)
+        monkeypatch.setattr(store._index, "get_many", plain)
+        store.remove([RemoveOrder(extent(1), 0, 1, 1)], 1)
+        store.checkpoint()
+        return rows
+
+    book._known.clear()
+    monkeypatch.setattr(store._index, "get_many", slow)
+    (before,) = book.get_many([key])
+    assert before is not None
+    assert before.state == LIVE
+    (now,) = book.get_many([key])
+    assert now is not None
+    assert now.state == REMOVED
+
+
+def test_what_is_known_of_the_index_follows_every_checkpoint(
+    opened: Callable[..., ShardStore], data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reedbed.storaged.book.KNOWN", 3)
+    store = opened()
+    for turn in (1, 2, 3):
+        for number in range(1, 6):
+            store.put(shard(number, data, generation=turn)).result(5)
+        store.checkpoint()
+        keys = [shard_key(extent(number), 0) for number in range(1, 7)]
+        assert [row and row.generation for row in store._book.get_many(keys)] == [turn] * 5 + [None]
+        assert len(store._book._known) == 3
+        assert store._book.known(keys[2:]) is None or store._book.known(keys[4:]) is not None
+        assert store._book.known([shard_key(extent(9), 0)]) == [None], "the index holds nothing so new"
+    store.remove([RemoveOrder(extent(number), 0, 1, 3) for number in (1, 5)], 1)
+    store.checkpoint()
+    assert [info.extent for info in store.list()] == [extent(number) for number in (2, 3, 4)]
+    with pytest.raises(UnknownShard):
+        store.read(extent(5), 0, 0, 1)
+
+
+def test_a_disk_with_ample_room_is_looked_at_now_and_then(disk: MemoryDisk) -> None:
+    used = 0
+    reserve = Reserve(disk, 0, 1 << 20, lambda: used)
+    disk.capacity = AMPLE + (1 << 22)
+    room = [reserve.room_for_batch() for _ in range(LOOKS_APART)]
+    assert set(room) == {AMPLE + (1 << 22) - reserve.size}
+    disk.capacity = 3 << 20
+    assert reserve.room_for_batch() == reserve.room() == (3 << 20) - reserve.size
+    disk.capacity = 2 << 20
+    assert reserve.room_for_batch() == (2 << 20) - reserve.size, "looked at before each batch"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import pytest
+import uvloop
 
 from reedbed.common.clock import Deadline
 from reedbed.common.errors import NotFound, ReedbedError
@@ -18,6 +21,8 @@ from reedbed.transport.grpc_server import GrpcServer
 from reedbed.transport.inprocess import InProcessNetwork
 from reedbed.transport.lane import Hello, Request, Response
 from reedbed.transport.service import Router
+from reedbed.transport.stream_server import Streams
+from reedbed.transport.streams import Stream
 
 CLUSTER = b"c" * 16
 
@@ -133,13 +138,15 @@ class InProcessKind:
 
 
 class GrpcKind:
+    streams: Streams | None = Streams()  # the connector does not ask for them
+
     def __init__(self) -> None:
-        self.connector = GrpcConnector()
+        self.connector = GrpcConnector(streams=False)
         self._server: GrpcServer | None = None
         self._port = 0
 
     async def serve(self, service: EchoService) -> str:
-        self._server = GrpcServer(service, f"127.0.0.1:{self._port}")
+        self._server = GrpcServer(service, f"127.0.0.1:{self._port}", streams=self.streams)
         self._port = await self._server.start()
         return f"127.0.0.1:{self._port}"
 
@@ -152,6 +159,28 @@ class GrpcKind:
 
     async def restart(self, service: EchoService) -> None:
         await self.serve(service)
+
+
+class StreamKind(GrpcKind):
+    """Framed streams, agreed on over gRPC: over TCP, or within this machine."""
+
+    streams = Streams(local=False)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connector = GrpcConnector()
+
+    async def open(self, address: str, cluster: bytes = CLUSTER) -> MuxLane:
+        lane = await super().open(address, cluster)
+        assert isinstance(lane._pump, Stream)
+        return lane
+
+
+class LocalStreamKind(StreamKind):
+    """In uvloop, as daemons and synchronous stores are."""
+
+    streams = Streams()
+    uvloop = True
 
 
 @dataclass
@@ -182,12 +211,33 @@ class Pair:
         return caught.value
 
 
-@pytest.fixture(params=[InProcessKind, GrpcKind], ids=["inprocess", "grpc"])
+@pytest.fixture(
+    params=[InProcessKind, GrpcKind, StreamKind, LocalStreamKind], ids=["inprocess", "grpc", "stream", "local-stream"]
+)
 async def kind(request: pytest.FixtureRequest) -> AsyncIterator[Kind]:
     """Add a kind of lane here, and all conformance tests run over it."""
     made: Kind = request.param()
     yield made
     await made.stop()
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Conformance tests come in both loops; the rest needs but one."""
+    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    if item.path.name == "test_lane_conformance.py":
+        loops["uvloop"] = uvloop.new_event_loop
+    return loops
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each kind of lane is tested in the loop that it is for."""
+    items[:] = [
+        item
+        for item in items
+        if not isinstance(item, pytest.Function)
+        or item.path.name != "test_lane_conformance.py"
+        or ("uvloop" in item.name) == ("local-stream" in item.name)
+    ]
 
 
 @pytest.fixture
@@ -201,3 +251,23 @@ async def pair(kind: Kind, service: EchoService) -> AsyncIterator[Pair]:
     lane = await kind.open(address)
     yield Pair(lane, service, kind, address)
     await lane.close()
+
+
+def _openssl(folder: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CA and certificates by it for a server and a client, and a CA that nobody knows."""
+    folder = tmp_path_factory.mktemp("certificates")
+    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    for name in ("ca", "stranger"):
+        subject = ("-subj", f"/CN={name}", "-days", "2")
+        _openssl(folder, "req", "-x509", *new_key, "-keyout", f"{name}.key", "-out", f"{name}.pem", *subject)
+    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    for name in ("server", "client"):
+        _openssl(folder, "req", *new_key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
+        _openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signed)
+    return folder

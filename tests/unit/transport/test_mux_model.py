@@ -65,10 +65,12 @@ class Both:
     def send(self) -> None:
         if batch := self.client.next_batch():
             self.there.append(b"".join(encode(batch)))
+        self.client.sent()
 
     def send_back(self) -> None:
         if batch := self.server.next_batch():
             self.back.append(b"".join(encode(batch)))
+        self.server.sent()
 
     def arrive(self) -> None:
         if not self.there:
