@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from reedbed.common.checksums import Buffer, Sums, place_sums
+from reedbed.common.checksums import Buffer, Sums, crc32c, place_sums
 from reedbed.common.errors import InvalidArgument
-from reedbed.common.ids import Id
+from reedbed.common.ids import NO_ID, Id
 from reedbed.common.limits import BLOCK, KIB, PAYLOAD_MAX
 from reedbed.ec.codec import codec_for
 from reedbed.ec.cut import block_borders
@@ -26,6 +26,8 @@ from reedbed.extents.blocks import BlockRows, build_table, content_sum, pack_tab
 from reedbed.extents.offload import off_loop
 
 COLUMN: Final = 128 * KIB  # of each shard at a time: those of 4+2 fit what a processor's own cache holds
+
+FEW: Final = 2  # blocks
 
 assert COLUMN % BLOCK == 0
 
@@ -108,7 +110,7 @@ class Encoded:
     def _encode(self) -> None:
         k, n = self.profile.k, self.profile.n
         shards = [
-            _Shard(part, blocks, self._first, shard)
+            _Shard(part, blocks, self._first, shard) if blocks else _EMPTY
             for shard, (part, blocks) in enumerate(zip(self.parts, self._borders, strict=True))
         ]
         encode = codec_for(self.profile).encoder(self.parts[:k], [memoryview(part) for part in self._parity])
@@ -142,10 +144,12 @@ class Encoded:
 class _Shard:
     """One shard on its way through the columns."""
 
-    __slots__ = ("_at", "_checked", "_checked_to", "_seeds", "_sums", "blocks", "rows")
+    __slots__ = ("_at", "_checked", "_checked_to", "_part", "_seeds", "_sums", "blocks", "rows")
 
     def __init__(self, part: Buffer, blocks: Sequence[int], extent: Id, shard: int) -> None:
-        self._sums = Sums(part)
+        # the way to a buffer's address pays for more than a few blocks only
+        self._sums = Sums(part) if len(blocks) > FEW else None
+        self._part = part
         self.blocks = blocks
         self._seeds = place_sums(extent, shard, 0, len(blocks))
         self.rows: list[tuple[int, int]] = []
@@ -158,7 +162,7 @@ class _Shard:
         at, rows = self._at, self.rows
         while at < end and len(rows) < len(self.blocks):
             length = self.blocks[len(rows)]
-            rows.append((length, self._sums.of(at, length, self._seeds[len(rows)])))
+            rows.append((length, self._of(at, length, self._seeds[len(rows)])))
             at += length
         self._at = at
 
@@ -169,11 +173,19 @@ class _Shard:
             length, value = self.rows[self._checked]
             if self._checked_to + length > end:
                 break
-            if self._sums.of(self._checked_to, length, self._seeds[self._checked]) != value:
+            if self._of(self._checked_to, length, self._seeds[self._checked]) != value:
                 return False
             self._checked += 1
             self._checked_to += length
         return True
+
+    def _of(self, at: int, length: int, seed: int) -> int:
+        if self._sums is not None:
+            return self._sums.of(at, length, seed)
+        return crc32c(memoryview(self._part)[at : at + length], seed)
+
+
+_EMPTY: Final = _Shard(b"", (), NO_ID, 0)
 
 
 def _changed(shard: int) -> InvalidArgument:

@@ -107,20 +107,29 @@ def extent_from_message(message: catalog_pb2.Extent) -> Extent:
     )
 
 
+def text_of(key: bytes) -> str:
+    """A key's text; bytes that are not UTF-8 are kept as surrogates."""
+    try:
+        return key.decode()  # without a handler for errors it takes a tenth of the time
+    except UnicodeDecodeError:
+        return key.decode("utf-8", "surrogateescape")
+
+
 def info_from_message(message: catalog_pb2.ObjectInfo) -> ObjectInfo:
+    metadata, actual = message.metadata, message.actual_profiles
     return ObjectInfo(
         bucket=message.bucket,
-        key=message.key.decode("utf-8", "surrogateescape"),
+        key=text_of(message.key),
         size=message.size,
         version=format_id(message.version),
         checksum=format_checksum(message.checksum),
         content_type=message.content_type or None,
-        metadata=dict(message.metadata),
+        metadata=dict(metadata) if metadata else {},
         last_modified=from_us(message.modified_us),
         profile=message.profile,
         latest=message.latest,
         delete_marker=message.delete_marker,
-        actual_profiles=tuple(message.actual_profiles),
+        actual_profiles=tuple(actual) if actual else (),
     )
 
 
