@@ -41,7 +41,7 @@ class Core:
         self.clock: Clock = clock or SystemClock()
         self.metrics = Metrics()
         self.threads = ForeignThreads()
-        self._pid = os.getpid()
+        self._forks = _Inherited.forks
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         rng = random.Random(seed)
@@ -87,7 +87,7 @@ class Core:
 
     def enter(self) -> None:
         """To be called when an operation begins. ForkedStore, Unavailable or InvalidArgument where it must not."""
-        if os.getpid() != self._pid:
+        if self._forks != _Inherited.forks:
             raise forked()
         if self._closed:
             raise Unavailable("the store is closed", hint="Connect again", retryable=False)
@@ -100,7 +100,7 @@ class Core:
 
     async def close(self) -> None:
         """Ends what is under way and closes all lanes. May be called twice."""
-        if self._closed or os.getpid() != self._pid:
+        if self._closed or self._forks != _Inherited.forks:
             return
         self._closed = True
         await self.putter.close()
@@ -130,9 +130,11 @@ class _Inherited:
 
     used = False
     told = False
+    forks = 0  # between this process and the one that first had this module: to ask for its number each time is slow
 
     @classmethod
     def note(cls) -> None:
+        cls.forks += 1
         cls.told = cls.told or cls.used
         cls.used = False
 

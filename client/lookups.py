@@ -24,6 +24,7 @@ from reedbed.extents.wheel import Wheel
 
 ROUNDS: Final = 2  # calls under way
 ROUND_TARGETS: Final = 256  # of one call
+SPREAD_FROM: Final = 16  # so many at once go into as many calls as may be: one is answered while another is made use of
 
 Lookup = Callable[[Sequence[Target], bool, Deadline], Awaitable[list[Content | ReedbedError]]]
 
@@ -103,7 +104,10 @@ class LookupRounds:
         self._flushing = False
         while self._queue and self._calls < ROUNDS:
             members: list[_Waiting] = []
-            while self._queue and len(members) < ROUND_TARGETS:
+            most = ROUND_TARGETS
+            if len(self._queue) >= SPREAD_FROM:
+                most = min(most, -(-len(self._queue) // (ROUNDS - self._calls)))
+            while self._queue and len(members) < most:
                 waiting = self._queue.popleft()
                 if not waiting.done.done():
                     members.append(waiting)

@@ -6,6 +6,7 @@ receive the bytes.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import mmap
 from typing import Any, Final
@@ -16,6 +17,10 @@ from reedbed.common.limits import MIB
 
 HUGE_FROM: Final = 32 * MIB  # glibc never keeps pieces of that size for later
 _HUGE: Final = 2 * MIB
+
+_new_bytes: Any = ctypes.pythonapi.PyBytes_FromStringAndSize  # of None: bytes to fill, which nobody has cleared
+_new_bytes.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
+_new_bytes.restype = ctypes.py_object
 
 
 def _find() -> tuple[FFI, Any] | None:
@@ -36,7 +41,7 @@ _found: Final = _find()
 
 def bytes_to_fill(size: int) -> io.BytesIO:
     """Something that holds so many bytes: what is written into its buffer it hands out as bytes, without a copy."""
-    holder = io.BytesIO(bytes(size))
+    holder = io.BytesIO(_new_bytes(None, size))
     if size >= HUGE_FROM and _found is not None:
         ffi, advise = _found
         with holder.getbuffer() as view:

@@ -11,7 +11,7 @@ import base64
 import ctypes
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -23,6 +23,8 @@ from reedbed.common.ids import Id
 from reedbed.common.limits import BLOCK
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+
+_Tables: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 _PLACE = struct.Struct(">16sHI")
 _LARGE = 32 * 1024  # from here on a call that releases the GIL pays
@@ -101,7 +103,14 @@ def joined_sum(first: int, second: int, length: int) -> int:
 
     As zlib's crc32_combine: to append bytes is to multiply by a power of x, modulo the polynomial.
     """
-    return _times(_power(length), first) ^ second
+    step = 0
+    while length:
+        if length & 1:
+            a, b, c, d = _appending(step)
+            first = a[first & 255] ^ b[first >> 8 & 255] ^ c[first >> 16 & 255] ^ d[first >> 24]
+        length >>= 1
+        step += 1
+    return first ^ second
 
 
 def joined_block(first: int, second: int) -> int:
@@ -122,32 +131,32 @@ def _times(one: int, other: int) -> int:
     return product
 
 
-@lru_cache(1024)
-def _power(length: int) -> int:
-    """x to the power of 8 * length."""
-    product = 1 << 31
-    square = 1 << 23  # x to the power of 8
-    while length:
-        if length & 1:
-            product = _times(square, product)
-        square = _times(square, square)
-        length >>= 1
-    return product
+@cache
+def _power(step: int) -> int:
+    """x to the power of 8 * 2**step."""
+    if step == 0:
+        return 1 << 23
+    root = _power(step - 1)
+    return _times(root, root)
+
+
+@cache
+def _appending(step: int) -> _Tables:
+    """What appends 2**step bytes: a table for each byte of a sum, since the products of its bits add up."""
+    tables = []
+    for shift in (0, 8, 16, 24):
+        table = [0]
+        for bit in range(8):
+            product = _times(_power(step), 1 << bit + shift)
+            table += [product ^ before for before in table]
+        tables.append(tuple(table))
+    return tables[0], tables[1], tables[2], tables[3]
 
 
 _NUMBERS: Final = tuple(number.to_bytes(4, "big") for number in range(1024))
+_BLOCK_TABLES: Final = _appending(BLOCK.bit_length() - 1)
 
-
-def _table(factor: int, shift: int) -> tuple[int, ...]:
-    """The products of a byte, moved up by `shift`, and the factor."""
-    table = [0]
-    for bit in range(8):
-        product = _times(factor, 1 << bit + shift)
-        table += [product ^ before for before in table]
-    return tuple(table)
-
-
-_BLOCK_TABLES: Final = tuple(_table(_power(BLOCK), shift) for shift in (0, 8, 16, 24))
+assert BLOCK.bit_count() == 1
 
 
 def place_sum(extent: Id, shard: int, block: int) -> int:

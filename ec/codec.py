@@ -53,6 +53,10 @@ class Codec(Protocol):
         """
         ...
 
+    def rebuilder(self, have: Mapping[int, Buffer], want: Mapping[int, WritableBuffer]) -> Callable[[int, int], None]:
+        """`rebuild` by pieces, as `encoder`: what it returns fills the bytes from start to end of what is wanted."""
+        ...
+
 
 def codec_for(profile: Profile, native: bool | None = None) -> Codec:
     """The codec of `profile`, made once. `native`: True for ISA-L itself, False for pyeclib, None for the best there
@@ -85,7 +89,7 @@ class IsalCodec:
 
     def encode(self, data: Sequence[Buffer], parity: Sequence[WritableBuffer]) -> None:
         """See Codec."""
-        self.encoder(data, parity)(0, len(parity[0]))
+        self.encoder(data, parity)(0, SHARD_MAX)
 
     def encoder(self, data: Sequence[Buffer], parity: Sequence[WritableBuffer]) -> Callable[[int, int], None]:
         """See Codec."""
@@ -93,39 +97,39 @@ class IsalCodec:
         sources = [self._library.readable(shard) for shard in data]
         outputs = [self._library.writable(shard) for shard in parity]
         _check_parity_lengths(map(len, sources), map(len, outputs))
-        wanted = tuple(range(self.profile.k, self.profile.n))
-        runs: list[tuple[int, int, Tables, list[Pointer]]] = []
-        for start, end in _segments(map(len, sources), map(len, outputs)):
-            reaching = tuple([index for index, source in enumerate(sources) if len(source) > start])
-            tables = self._tables(self._data, reaching, wanted)
-            runs.append((start, end, tables, [sources[index] for index in reaching]))
-        combine = self._library.combine
-
-        def encode(start: int, end: int) -> None:
-            for first, last, tables, reaching in runs:
-                low, high = max(first, start), min(last, end)
-                if low < high:
-                    combine(tables, reaching, outputs, low, high - low)
-
-        return encode
+        return self._by_pieces(self._data, sources, tuple(range(self.profile.k, self.profile.n)), outputs)
 
     def rebuild(self, have: Mapping[int, Buffer], want: Mapping[int, WritableBuffer]) -> None:
         """See Codec."""
-        chosen = _choose(self.profile, have, want)
-        sources = {index: self._library.readable(have[index]) for index in chosen}
-        outputs = {index: self._library.writable(shard) for index, shard in want.items()}
-        _check_range(map(len, sources.values()), map(len, outputs.values()))
-        self._combine(sources, outputs)
+        self.rebuilder(have, want)(0, SHARD_MAX)
 
-    def _combine(self, sources: Mapping[int, Pointer], outputs: Mapping[int, Pointer]) -> None:
-        chosen = tuple(sources)
-        for start, end in _segments(map(len, sources.values()), map(len, outputs.values())):
-            wanted = tuple(index for index, output in outputs.items() if len(output) > start)
-            reaching = tuple(index for index, source in sources.items() if len(source) > start)
-            tables = self._tables(chosen, reaching, wanted)
-            self._library.combine(
-                tables, [sources[i] for i in reaching], [outputs[i] for i in wanted], start, end - start
-            )
+    def rebuilder(self, have: Mapping[int, Buffer], want: Mapping[int, WritableBuffer]) -> Callable[[int, int], None]:
+        """See Codec."""
+        chosen = _choose(self.profile, have, want)
+        sources = [self._library.readable(have[index]) for index in chosen]
+        outputs = [self._library.writable(shard) for shard in want.values()]
+        _check_range(map(len, sources), map(len, outputs))
+        return self._by_pieces(chosen, sources, tuple(want), outputs)
+
+    def _by_pieces(
+        self, chosen: tuple[int, ...], sources: list[Pointer], wanted: tuple[int, ...], outputs: list[Pointer]
+    ) -> Callable[[int, int], None]:
+        """What fills the outputs, of shards `wanted`, from start to end out of the sources, of shards `chosen`."""
+        runs: list[tuple[int, int, Tables, list[Pointer], list[Pointer]]] = []
+        for start, end in _segments(map(len, sources), map(len, outputs)):
+            reaching = [at for at, source in enumerate(sources) if len(source) > start]
+            asked = [at for at, output in enumerate(outputs) if len(output) > start]
+            tables = self._tables(chosen, tuple([chosen[at] for at in reaching]), tuple([wanted[at] for at in asked]))
+            runs.append((start, end, tables, [sources[at] for at in reaching], [outputs[at] for at in asked]))
+        combine = self._library.combine
+
+        def fill(start: int, end: int) -> None:
+            for first, last, tables, reaching, asked in runs:
+                low, high = max(first, start), min(last, end)
+                if low < high:
+                    combine(tables, reaching, asked, low, high - low)
+
+        return fill
 
     def _make_tables(self, chosen: tuple[int, ...], reaching: tuple[int, ...], wanted: tuple[int, ...]) -> Tables:
         """Tables of the matrix that gives shards `wanted` from the k shards `chosen`, of which only those of
@@ -172,7 +176,7 @@ class PyeclibCodec:
 
     def encode(self, data: Sequence[Buffer], parity: Sequence[WritableBuffer]) -> None:
         """See Codec."""
-        self.encoder(data, parity)(0, len(parity[0]))
+        self.encoder(data, parity)(0, SHARD_MAX)
 
     def encoder(self, data: Sequence[Buffer], parity: Sequence[WritableBuffer]) -> Callable[[int, int], None]:
         """See Codec."""
@@ -190,14 +194,23 @@ class PyeclibCodec:
 
     def rebuild(self, have: Mapping[int, Buffer], want: Mapping[int, WritableBuffer]) -> None:
         """See Codec."""
+        self.rebuilder(have, want)(0, SHARD_MAX)
+
+    def rebuilder(self, have: Mapping[int, Buffer], want: Mapping[int, WritableBuffer]) -> Callable[[int, int], None]:
+        """See Codec."""
         chosen = _choose(self.profile, have, want)
         sources = {index: _view(have[index]) for index in chosen}
         outputs = {index: _view(want[index], writable=True) for index in sorted(want)}
         _check_range(map(len, sources.values()), map(len, outputs.values()))
-        for start, length in self._steps(0, max(map(len, outputs.values()), default=0)):
-            headers = self._headers(length)
-            given = [headers[i] + self._column(source, start, length) for i, source in sources.items()]
-            self._spread(self._driver.reconstruct(given, list(outputs)), outputs.values(), start)
+        longest = max(map(len, outputs.values()), default=0)
+
+        def fill(first: int, end: int) -> None:
+            for start, length in self._steps(first, min(end, longest)):
+                headers = self._headers(length)
+                given = [headers[i] + self._column(source, start, length) for i, source in sources.items()]
+                self._spread(self._driver.reconstruct(given, list(outputs)), outputs.values(), start)
+
+        return fill
 
     def _steps(self, first: int, end: int) -> Iterator[tuple[int, int]]:
         for start in range(first, end, self.STEP):

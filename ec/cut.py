@@ -192,6 +192,8 @@ def block_borders(shard_length: int, slice_starts_in_shard: Sequence[int] = ()) 
     """
     if not 0 <= shard_length <= SHARD_MAX:
         raise InvalidArgument(f"a shard has 0 to {SHARD_MAX} bytes, not {shard_length}")
+    if 0 <= shard_length <= BLOCK and (not slice_starts_in_shard or tuple(slice_starts_in_shard) == (0,)):
+        return [shard_length] if shard_length else []
     lengths: list[int] = []
     begin = 0
     for border in (*sorted(set(slice_starts_in_shard)), shard_length):

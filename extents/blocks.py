@@ -102,6 +102,42 @@ def verify_rows(extent: Id, rows: BlockRows, data: Buffer) -> int | None:
     return None if at == sums.size else first + len(rows.rows)
 
 
+class RowsCheck:
+    """`verify_rows` step by step, of bytes that come into being from front to back.
+
+    `data` holds the bytes from `start` of the shard on; those from `rows.offset` to `rows.end` are checked.
+    """
+
+    __slots__ = ("_at", "_next", "_rows", "_seeds", "_start", "_sums")
+
+    def __init__(self, extent: Id, rows: BlockRows, data: Buffer, start: int) -> None:
+        self._sums = Sums(data)
+        self._rows = rows.rows
+        self._seeds = place_sums(extent, rows.shard, rows.first_block, len(rows.rows))
+        self._start = start
+        self._at = rows.offset
+        self._next = 0
+
+    def upto(self, end: int) -> bool:
+        """Whether the blocks that end by there, and were not checked before, are right."""
+        while self._next < len(self._rows):
+            length, value = self._rows[self._next]
+            if self._at + length > end:
+                break
+            begin = self._at - self._start
+            if begin < 0 or begin + length > self._sums.size:
+                return False
+            if self._sums.of(begin, length, self._seeds[self._next]) != value:
+                return False
+            self._at += length
+            self._next += 1
+        return True
+
+    def done(self) -> bool:
+        """Whether all blocks have been checked."""
+        return self._next == len(self._rows)
+
+
 def content_sum(extent: Id, rows: BlockRows, data: Buffer, value: int = 0) -> int:
     """The plain CRC32C, continuing from `value`, of bytes that match their rows: got from those, where blocks are
     whole, without reading the bytes again."""

@@ -21,9 +21,11 @@ from reedbed.common.checksums import Buffer
 from reedbed.common.errors import Corrupt, DataLoss, ReedbedError
 from reedbed.ec.codec import codec_for
 from reedbed.ec.plan import DecodePlan, Part, Piece, rebuild_plan
+from reedbed.extents import buffers
 from reedbed.extents.asking import Asker, RowsWanted
-from reedbed.extents.blocks import BlockRows, verify_rows
-from reedbed.extents.offload import off_loop
+from reedbed.extents.blocks import BlockRows, RowsCheck, content_sum
+from reedbed.extents.encoded import COLUMN
+from reedbed.extents.offload import off_loop_to_its_end
 
 _STRIKES = 2  # times that a shard's bytes may arrive altered before it is given up
 
@@ -65,8 +67,12 @@ class Decoding:
         directs: Mapping[int, Direct] | None = None,
         *,
         budgeted: bool = False,
+        places: Mapping[int, memoryview] | None = None,
     ) -> None:
-        """`budgeted`: the spare budget has paid for the range, and pays for what whole blocks need beyond it."""
+        """`places`: where the bytes of lost shards belong, for whoever has nothing else that writes there: where a
+        whole piece is computed at once, that is done in place, and what `run` returns for it is that view.
+
+        `budgeted`: the spare budget has paid for the range, and pays for what whole blocks need beyond it."""
         self._asker = asker
         self._budgeted = budgeted
         self._pieces = pieces
@@ -78,6 +84,9 @@ class Decoding:
         )
         self._start, self._end = self._asked.start, self._asked.end
         self._directs = directs or {}
+        self._places = places or {}
+        self._taken: list[bytearray] = []  # buffers of calls that have ended well
+        self.sums: dict[int, int] = {}  # plain ones of pieces, by shard, where they come of their being verified
         self._held: dict[int, list[tuple[int, memoryview]]] = {}
         self._rows: dict[int, dict[int, BlockRows]] = {}
         self._flying: dict[asyncio.Task[None], _Call] = {}
@@ -98,6 +107,9 @@ class Decoding:
                 elif not self._widen(plan):
                     found = await self._compute(plan)
                     if found is not None:
+                        self._held.clear()
+                        for buffer in self._taken:
+                            buffers.give(buffer)
                         return found
         finally:
             await self._land()
@@ -187,9 +199,11 @@ class Decoding:
             self._flying[task] = call
 
     async def _fetch(self, shard: int, ranges: Sequence[tuple[int, int]], size: int) -> None:
-        into = memoryview(bytearray(size))
+        buffer = buffers.take(size)
+        into = memoryview(buffer)
         wanted = self._asked if shard >= self._asker.profile.k and shard not in self._rows else None
         rows = await self._asker.ask(shard, ranges, into, wanted)
+        self._taken.append(buffer)
         if wanted is not None:
             self._rows[shard] = rows
         at = 0
@@ -249,11 +263,11 @@ class Decoding:
         """The bytes of the pieces; None if they do not match their rows, which puts the parity shard in doubt."""
         have: dict[int, Buffer] = dict.fromkeys(plan.zeros, b"")
         have.update((part.shard, self._bytes_of(part)) for part in plan.sources)
-        out = {part.shard: memoryview(bytearray(part.length)) for part in plan.want}
+        out = {part.shard: self._output(part) for part in plan.want}
         table = self._table_shard(plan)
         rows = self._rows[table]
         size = sum(map(len, have.values()))
-        good = await off_loop(size, self._decoder(have, out, rows, plan.start))
+        good = await off_loop_to_its_end(size, self._decoder(have, out, rows, plan.start))
         if not good:
             self._asker.access.metrics.add("reads.damaged")
             del self._rows[table], self._held[table]
@@ -263,10 +277,23 @@ class Decoding:
                 error = Corrupt("decoded bytes do not match the rows of its table", where=self._asker.where())
                 self._asker.give_up(table, error)
             return None
-        return [
-            out[piece.shard][piece.start - plan.start : piece.start - plan.start + piece.length]
-            for piece in self._pieces
-        ]
+        found: list[Buffer] = []
+        for piece in self._pieces:
+            place = out[piece.shard]
+            if place is not self._places.get(piece.shard):
+                place = place[piece.start - plan.start : piece.start - plan.start + piece.length]
+            elif (own := rows[piece.shard]).offset == piece.start and own.end == piece.start + piece.length:
+                self.sums[piece.shard] = content_sum(self._asker.extent.id, own, place)
+            found.append(place)
+        return found
+
+    def _output(self, part: Part) -> memoryview:
+        """Where to compute a part: where it belongs, if that is all of what belongs there."""
+        place = self._places.get(part.shard)
+        piece = next(piece for piece in self._pieces if piece.shard == part.shard)
+        if place is not None and (piece.start, piece.length) == (part.start, part.length):
+            return place
+        return memoryview(bytearray(part.length))
 
     def _decoder(
         self, have: Mapping[int, Buffer], out: Mapping[int, memoryview], rows: Mapping[int, BlockRows], start: int
@@ -274,12 +301,15 @@ class Decoding:
         codec, extent = codec_for(self._asker.profile), self._asker.extent.id
 
         def decode() -> bool:
-            codec.rebuild(have, out)
-            for shard, found in rows.items():
-                data = out[shard][found.offset - start : found.end - start]
-                if verify_rows(extent, found, data) is not None:
+            rebuild = codec.rebuilder(have, out)
+            checks = [RowsCheck(extent, rows[shard], data, start) for shard, data in out.items()]
+            longest = max(map(len, out.values()))
+            for begin in range(0, longest, COLUMN):  # each is verified while the processor has it at hand
+                end = min(begin + COLUMN, longest)
+                rebuild(begin, end)
+                if not all(check.upto(start + end) for check in checks):
                     return False
-            return True
+            return all(check.done() for check in checks)
 
         return decode
 

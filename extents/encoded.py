@@ -14,23 +14,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from reedbed.common.checksums import Buffer, Sums, place_sums
+from reedbed.common.checksums import Buffer, Sums, crc32c, place_sums
 from reedbed.common.errors import InvalidArgument
-from reedbed.common.ids import Id
-from reedbed.common.limits import BLOCK, KIB, MIB, PAYLOAD_MAX
+from reedbed.common.ids import NO_ID, Id
+from reedbed.common.limits import BLOCK, KIB, PAYLOAD_MAX
 from reedbed.ec.codec import codec_for
 from reedbed.ec.cut import block_borders
 from reedbed.ec.profiles import Profile
+from reedbed.extents import buffers
 from reedbed.extents.blocks import BlockRows, build_table, content_sum, pack_table, unpack_table
 from reedbed.extents.offload import off_loop
 
 COLUMN: Final = 128 * KIB  # of each shard at a time: those of 4+2 fit what a processor's own cache holds
-SPARE_FROM: Final = MIB  # parity buffers of at least that are kept for the next extent
-SPARE_BYTES: Final = 32 * MIB  # so much of them
+
+FEW: Final = 2  # blocks
 
 assert COLUMN % BLOCK == 0
-
-_spare: dict[int, list[bytearray]] = {}  # by length; lists are only appended to and popped from, by any thread
 
 
 class Encoded:
@@ -60,7 +59,7 @@ class Encoded:
             if sum(blocks) != length or (blocks and not (min(blocks) >= 1 and max(blocks) <= BLOCK)):
                 raise InvalidArgument(f"the blocks of shard {shard} do not make up its {length} bytes")
         self._borders = [*borders, *[block_borders(longest)] * profile.m]
-        self._parity = [_buffer(longest) for _ in range(profile.m)]
+        self._parity = [buffers.take(longest) for _ in range(profile.m)]
         self.parts: list[Buffer] = [*data, *[memoryview(part) for part in self._parity]]
         self._first = first
         self._mutable = mutable
@@ -103,18 +102,15 @@ class Encoded:
 
     def release(self) -> None:
         """Nobody reads the parity buffers any more: they serve the next extent. Nothing else may be asked of this."""
-        length = len(self._parity[0])
-        if length >= SPARE_FROM:
-            if sum(size * len(kept) for size, kept in list(_spare.items())) + length > SPARE_BYTES:
-                _spare.clear()  # what is there has lengths that may never be wanted again
-            _spare.setdefault(length, []).extend(self._parity)
+        for buffer in self._parity:
+            buffers.give(buffer)
         self._parity = []
         self.parts = self.parts[: self.profile.k]
 
     def _encode(self) -> None:
         k, n = self.profile.k, self.profile.n
         shards = [
-            _Shard(part, blocks, self._first, shard)
+            _Shard(part, blocks, self._first, shard) if blocks else _EMPTY
             for shard, (part, blocks) in enumerate(zip(self.parts, self._borders, strict=True))
         ]
         encode = codec_for(self.profile).encoder(self.parts[:k], [memoryview(part) for part in self._parity])
@@ -148,10 +144,12 @@ class Encoded:
 class _Shard:
     """One shard on its way through the columns."""
 
-    __slots__ = ("_at", "_checked", "_checked_to", "_seeds", "_sums", "blocks", "rows")
+    __slots__ = ("_at", "_checked", "_checked_to", "_part", "_seeds", "_sums", "blocks", "rows")
 
     def __init__(self, part: Buffer, blocks: Sequence[int], extent: Id, shard: int) -> None:
-        self._sums = Sums(part)
+        # the way to a buffer's address pays for more than a few blocks only
+        self._sums = Sums(part) if len(blocks) > FEW else None
+        self._part = part
         self.blocks = blocks
         self._seeds = place_sums(extent, shard, 0, len(blocks))
         self.rows: list[tuple[int, int]] = []
@@ -164,7 +162,7 @@ class _Shard:
         at, rows = self._at, self.rows
         while at < end and len(rows) < len(self.blocks):
             length = self.blocks[len(rows)]
-            rows.append((length, self._sums.of(at, length, self._seeds[len(rows)])))
+            rows.append((length, self._of(at, length, self._seeds[len(rows)])))
             at += length
         self._at = at
 
@@ -175,11 +173,19 @@ class _Shard:
             length, value = self.rows[self._checked]
             if self._checked_to + length > end:
                 break
-            if self._sums.of(self._checked_to, length, self._seeds[self._checked]) != value:
+            if self._of(self._checked_to, length, self._seeds[self._checked]) != value:
                 return False
             self._checked += 1
             self._checked_to += length
         return True
+
+    def _of(self, at: int, length: int, seed: int) -> int:
+        if self._sums is not None:
+            return self._sums.of(at, length, seed)
+        return crc32c(memoryview(self._part)[at : at + length], seed)
+
+
+_EMPTY: Final = _Shard(b"", (), NO_ID, 0)
 
 
 def _changed(shard: int) -> InvalidArgument:
@@ -187,13 +193,6 @@ def _changed(shard: int) -> InvalidArgument:
         f"the buffer changed while it was being written (data shard {shard})",
         hint="Leave the buffer alone until the put has ended, or hand over a copy",
     )
-
-
-def _buffer(length: int) -> bytearray:
-    try:
-        return _spare[length].pop()
-    except (KeyError, IndexError):
-        return bytearray(length)
 
 
 def _joined(parts: Sequence[Buffer]) -> Buffer:

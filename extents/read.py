@@ -142,7 +142,8 @@ class _Reader:
             finally:
                 race.close()
             if race.overtaken:
-                self._put((piece,), race.take_over())
+                self._put(((piece, race.take_over()[0]),))
+                add("reads.decoded")
                 add("reads.spare_won")
             elif failed is None:
                 add("reads.direct")
@@ -151,7 +152,8 @@ class _Reader:
                 found = await race.rest()
                 if found is None:
                     return await self._decoded((piece,))
-                self._put((piece,), found)
+                self._put(((piece, found[0]),))
+                add("reads.decoded")
             return True
         finally:
             await race.drop()
@@ -167,8 +169,14 @@ class _Reader:
 
     async def _decoded(self, lost: Sequence[Piece], directs: dict[int, Direct] | None = None) -> bool:
         """Pieces computed from other shards; if that cannot be, as a last resort asked for after all."""
+        places = {piece.shard: self._place(piece) for piece in lost}
+        decoding = Decoding(self.asker, lost, directs, places=places)
         try:
-            self._put(lost, await Decoding(self.asker, lost, directs).run())
+            found = await decoding.run()
+            self._put([(p, data) for p, data in zip(lost, found, strict=True) if data is not places[p.shard]])
+            if self._sums is not None:
+                self._sums.update({p.at: (p.length, decoding.sums[p.shard]) for p in lost if p.shard in decoding.sums})
+            self.asker.access.metrics.add("reads.decoded", len(lost))
         except (Corrupt, DataLoss, Unavailable):
             bad = self.asker.bad
             if any(piece.shard in bad and type(bad[piece.shard]) is not Corrupt for piece in lost):
@@ -185,12 +193,11 @@ class _Reader:
             raise self.asker.too_few() from error
         self.asker.access.metrics.add("reads.direct")
 
-    def _put(self, lost: Sequence[Piece], found: Sequence[Buffer]) -> None:
-        for piece, data in zip(lost, found, strict=True):
+    def _put(self, found: Sequence[tuple[Piece, Buffer]]) -> None:
+        for piece, data in found:
             self._place(piece)[:] = data
             if self._sums is not None:
                 self._sums.pop(piece.at, None)
-        self.asker.access.metrics.add("reads.decoded", len(lost))
 
 
 class _Race:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reedbed.client.background import Background
-from reedbed.client.lookups import ROUND_TARGETS, ROUNDS, LookupRounds
+from reedbed.client.lookups import ROUND_TARGETS, ROUNDS, SPREAD_FROM, LookupRounds
 from reedbed.client.store import AsyncStore
 from reedbed.client.targets import Content, Target
 from reedbed.common.clock import Deadline
@@ -57,8 +57,15 @@ def keys(count: int) -> list[bytes]:
 
 async def test_lookups_of_one_turn_share_a_call() -> None:
     catalog = Catalog()
-    assert await asyncio.gather(*map(catalog.find, keys(ROUND_TARGETS + 3))) == keys(ROUND_TARGETS + 3)
-    assert list(map(len, catalog.asked)) == [ROUND_TARGETS, 3]
+    few, many, most = keys(SPREAD_FROM - 1), keys(101), keys(2 * ROUND_TARGETS + 3)
+    assert await asyncio.gather(*map(catalog.find, few)) == few
+    assert list(map(len, catalog.asked)) == [SPREAD_FROM - 1]
+    catalog.asked.clear()
+    assert await asyncio.gather(*map(catalog.find, many)) == many
+    assert list(map(len, catalog.asked)) == [51, 50]
+    catalog.asked.clear()
+    assert await asyncio.gather(*map(catalog.find, most)) == most
+    assert list(map(len, catalog.asked)) == [ROUND_TARGETS, ROUND_TARGETS, 3]
 
 
 async def test_what_comes_later_joins_no_call_that_was_sent() -> None:
@@ -152,12 +159,12 @@ async def test_gets_at_once_share_their_calls(store: AsyncStore, cluster: Any) -
     before = cluster.calls.copy()
     got = await asyncio.gather(*(store.get("data", key) for key in data))
     assert got == list(data.values())
-    assert cluster.calls[methods.LOOKUP] - before[methods.LOOKUP] == 1
-    assert cluster.calls[methods.READ_SHARDS] - before[methods.READ_SHARDS] <= 2
+    assert cluster.calls[methods.LOOKUP] - before[methods.LOOKUP] == ROUNDS
+    assert cluster.calls[methods.READ_SHARDS] - before[methods.READ_SHARDS] <= 2 * ROUNDS
     before = cluster.calls.copy()
     infos = await asyncio.gather(*(store.stat("data", key) for key in data))
     assert [info.key for info in infos] == list(data)
-    assert cluster.calls[methods.LOOKUP] - before[methods.LOOKUP] == 1
+    assert cluster.calls[methods.LOOKUP] - before[methods.LOOKUP] == ROUNDS
 
 
 async def test_a_get_sees_what_was_committed_before_it_began(store: AsyncStore, cluster: Any) -> None:

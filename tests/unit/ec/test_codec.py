@@ -4,7 +4,7 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from random import Random
 from typing import Any
 
@@ -337,3 +337,26 @@ def test_many_threads_share_a_codec(random_bytes: Callable[[int], bytes]) -> Non
     for thread in threads:
         thread.join()
     assert sorted(done) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("native", NATIVE)
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_by_pieces_as_in_one_go(native: bool, data: st.DataObject) -> None:
+    codec = codec_for(Profile(3, 2), native=native)
+    shards = [data.draw(st.binary(max_size=60)) for _ in range(2)] + [data.draw(st.binary(min_size=1, max_size=60))]
+    whole = encode(codec, shards)
+    longest = len(whole[0])
+    borders = sorted({0, longest, *data.draw(st.lists(st.integers(0, longest), max_size=4))})
+    parity = [bytearray(b"\xff" * longest) for _ in range(2)]
+    by_pieces = codec.encoder(shards, parity)
+    for start, end in reversed(list(pairwise(borders))):
+        by_pieces(start, end)
+    assert [bytes(shard) for shard in parity] == whole
+    everything = [*shards, *whole]
+    lost = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=2, unique=True))
+    want = {index: bytearray(b"\xff" * len(everything[index])) for index in lost}
+    by_pieces = codec.rebuilder({i: shard for i, shard in enumerate(everything) if i not in lost}, want)
+    for start, end in pairwise(borders):
+        by_pieces(start, end)
+    assert {index: bytes(shard) for index, shard in want.items()} == {index: everything[index] for index in lost}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reedbed.common.checksums import block_sum, crc32c
 from reedbed.common.errors import Corrupt
 from reedbed.common.ids import Id
-from reedbed.extents.blocks import BlockRows, build_table, content_sum, pack_table, unpack_table, verify_rows
+from reedbed.extents.blocks import BlockRows, RowsCheck, build_table, content_sum, pack_table, unpack_table, verify_rows
 
 EXTENT = Id(bytes(range(16)))
 borders_of = st.lists(st.integers(1, 50), min_size=1, max_size=8)
@@ -85,3 +85,31 @@ def test_rows_that_reach_past_the_bytes():
     rows = BlockRows(0, 0, 0, unpack_table(build_table(EXTENT, 0, [bytes(100)], [60, 40])))
     assert verify_rows(EXTENT, rows, bytes(99)) == 1
     assert verify_rows(EXTENT, rows, bytes(101)) == 2
+
+
+@given(borders_of, st.data())
+@settings(max_examples=100)
+def test_step_by_step_the_first_bad_block_is_found_too(borders, data):
+    content = bytearray(data.draw(st.binary(min_size=sum(borders), max_size=sum(borders))))
+    rows = BlockRows(3, 0, 100, unpack_table(build_table(EXTENT, 3, [bytes(content)], borders)))
+    before = data.draw(st.integers(0, 100))
+    bad = data.draw(st.one_of(st.none(), st.integers(0, len(content) - 1)))
+    if bad is not None:
+        content[bad] ^= 1
+    check = RowsCheck(EXTENT, rows, bytes(before) + content, 100 - before)
+    good, seen = True, 0
+    for end in sorted({*data.draw(st.lists(st.integers(90, 100 + len(content)))), 100 + len(content)}):
+        good = good and check.upto(end)
+        whole = max([sum(borders[:n]) for n in range(len(borders) + 1) if 100 + sum(borders[:n]) <= end], default=0)
+        seen = max(seen, whole)
+        assert good == (bad is None or bad >= seen)
+    assert (good and check.done()) == (bad is None)
+
+
+def test_rows_without_their_bytes_are_not_done():
+    rows = BlockRows(0, 0, 0, unpack_table(build_table(EXTENT, 0, [bytes(100)], [60, 40])))
+    assert not RowsCheck(EXTENT, rows, bytes(99), 0).upto(100)
+    assert not RowsCheck(EXTENT, rows, bytes(100), 1).upto(100)
+    check = RowsCheck(EXTENT, rows, bytes(100), 0)
+    assert check.upto(99)
+    assert not check.done()

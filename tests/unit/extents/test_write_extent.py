@@ -19,6 +19,7 @@ from reedbed.common.limits import MIB
 from reedbed.ec.codec import codec_for
 from reedbed.ec.cut import block_borders
 from reedbed.ec.profiles import Profile
+from reedbed.extents import buffers
 from reedbed.extents import encoded as encoded_module
 from reedbed.extents import sending as sending_module
 from reedbed.extents.blocks import build_table, unpack_table
@@ -356,16 +357,16 @@ async def test_parity_buffers_serve_again(make_twin, some_bytes):
         data = some_bytes(5 * MIB + round_)
         lengths = [MIB + MIB // 4 + round_, *[MIB + MIB // 4] * 3]
         extent = await twin.write(data, lengths)
-        assert len(encoded_module._spare[lengths[0]]) == 2
+        assert buffers.kept().count(lengths[0]) == 2
         for shard in (0, 1):
             twin.set_state(twin.number(extent, shard), "down")
         assert await twin.read(extent) == data
         for shard in (0, 1):
             twin.set_state(twin.number(extent, shard), "up")
-    encoded_module._spare.clear()
+    buffers.clear()
     twin.holder(extent, 2).dead = True
     assert (await twin.write(data)).present.bit_count() == 5
-    assert not encoded_module._spare
+    assert not buffers.kept()
 
 
 async def test_a_buffer_that_changes_between_two_tries(some_bytes):
