@@ -224,6 +224,14 @@ async def test_a_row_that_may_be_in_the_index_alone_is_left_to_a_task(hot: Hot) 
     assert hot.read((2, 0, 100)).answers, "the index holds nothing so new"
 
 
+async def test_a_segment_that_would_have_to_be_opened_is_left_to_a_task(hot: Hot) -> None:
+    await hot.put(1).outcome()
+    hot.store._pool.drop(1)
+    opened = hot.disk.counts["open"]
+    assert hot.read((1, 0, 100)).cancel is None
+    assert hot.disk.counts["open"] == opened
+
+
 async def test_on_a_disk_in_memory_rows_are_looked_for_at_once(quick: Hot) -> None:
     await quick.put(1).outcome()
     quick.store.checkpoint()
@@ -390,6 +398,25 @@ async def test_large_puts_are_not(quick: Hot) -> None:
     await quick.put(1, os.urandom(HERE_BYTES)).outcome()
     assert threads
     assert threading.get_ident() not in threads
+
+
+async def test_many_small_puts_together_are_not_either(quick: Hot) -> None:
+    threads: set[int] = set()
+    quick.disk.fail = lambda operation, _: threads.add(threading.get_ident()) if operation == "write" else None
+    begun = [quick.put(number) for number in range(1, HERE_BYTES // len(DATA) + 2)]
+    for one in begun:
+        await one.outcome()
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+async def test_a_put_that_finds_the_writer_just_ending_wakes_it(quick: Hot) -> None:
+    quick.store._writer._stepping.acquire()
+    begun = quick.put(1)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    quick.store._writer._stepping.release()
+    await begun.outcome()
 
 
 async def test_what_another_thread_is_writing_is_not_waited_for(quick: Hot) -> None:
