@@ -1,5 +1,5 @@
 # `make demo` and `make test` need nothing but Python 3.11 or newer: they set up .venv by themselves.
-.PHONY: help setup demo test check lint layers types generated lock bench bench-more soak clean
+.PHONY: help setup demo test check lint layers types generated lock bench bench-scale bench-more soak clean
 
 BIN = .venv/bin
 SIMULATE_S = 600
@@ -12,6 +12,7 @@ help:
 	@echo "make soak    power cuts on a real file system, under load (needs root), and the simulation for ten minutes"
 	@echo "make bench   measure a local cluster in memory and on disk, beside nginx and this machine's limits (12 minutes);"
 	@echo "             AGAINST=objects.json compares with an earlier run, BENCH=... adds options of reedbed bench objects"
+	@echo "make bench-scale  measure how cost grows with objects, devices, clients and sizes (15 minutes), into docs/scale"
 	@echo "make bench-more  measure a cluster with a slow device, repair and compaction"
 	@echo "make lock    renew requirements.lock from requirements-dev.in"
 
@@ -49,6 +50,10 @@ soak: setup
 bench:
 	@tools/setup_bench.sh
 	.venv-bench/bin/reedbed bench objects --progress --output $(BENCH_OUTPUT) $(if $(AGAINST),--against $(AGAINST)) $(BENCH)
+
+bench-scale:
+	@tools/setup_bench.sh
+	.venv-bench/bin/reedbed bench scale --progress --output docs/scale $(BENCH)
 
 bench-more: setup
 	$(BIN)/python bench/slow.py

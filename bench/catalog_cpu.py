@@ -268,6 +268,12 @@ async def measure(meter: Meter) -> None:
     prepared[:] = [one.packed(turn(4)) for _ in range(count * 2)]
     await meter.row("overwrite, 8 calls of 4 at once", 32, concurrent, count // 4)
 
+    async def many() -> None:
+        await asyncio.gather(*(one.commit(prepared.pop()) for _ in range(32)))
+
+    prepared[:] = [one.alone(fresh(1)) for _ in range(count * 8)]
+    await meter.row("put, 32 calls of 1 at once", 32, many, count // 4)
+
     for size in (1, 16, 64):
         targets = [pb.Target(bucket=BUCKET, key=key) for key in keys[: size * 7 : 7]]
         header = pb.LookupRequest(targets=targets, slices=True).SerializeToString()

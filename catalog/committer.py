@@ -167,10 +167,11 @@ class Committer:
         return True
 
     def _apply(self, writer: Writer, work: _Work) -> None:
+        mark = writer.mark()
         try:
-            with writer.savepoint():
-                work.result = work.apply(writer)
+            work.result = work.apply(writer)
         except Exception as error:  # noqa: BLE001 - handed to the caller
+            writer.undo_to(mark)
             work.error = error
 
     def _answer(self, batch: list[_Work]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,6 +28,7 @@ from reedbed.transport.stream_server import Streams
 from reedbed.transport.tls import tls_from
 
 READ_THREADS: Final = 4
+SWITCH_S: Final = 0.001  # that lookups wait at most for a thread which applies commits; Python's own is 5 ms
 STOP_GRACE_S: Final = 2.0
 
 _log = logs.get("catalog")
@@ -63,6 +65,7 @@ async def run_catalogd(settings: CatalogdSettings, ready: Callable[[str], None],
     Raises the named error of whatever keeps it from serving: the folder's, the address's, the settings', and StaleTerm
     once it has been replaced by another catalog.
     """
+    sys.setswitchinterval(SWITCH_S)
     loop = asyncio.get_running_loop()
     for signal_ in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signal_, stop.set)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # The row that the writer has, and the one that it is to get
 Waiting = tuple[ExtentRow | None, ExtentRow]
 Settle = Callable[["Edit", Id, ExtentRow | None, ExtentRow], None]
-Mark = tuple[int, LogStateRow, dict[str, int], dict[tuple[str, int], int], int]
+Mark = tuple[int, int, LogStateRow, dict[str, int], dict[int, int], dict[int, int]]
 
 
 class Edit:
@@ -41,7 +41,8 @@ class Edit:
         self._stored = log_state(writer)
         self.log = self._stored
         self._tally: dict[str, int] = {}
-        self._sparse: dict[tuple[str, int], int] = {}
+        self._sparse: dict[int, int] = {}
+        self._wasted: dict[int, int] = {}
         self.waiting: dict[Id, Waiting] = {}
         self._journal: list[tuple[Id, Waiting | None]] = []
         self._settle: Settle | None = None
@@ -92,16 +93,17 @@ class Edit:
 
     def count_sparse(self, fill: int, extents: int, size: int) -> None:
         """So many extents more of that fill, with so many bytes more beyond what their live ones are worth."""
-        for which, delta in ((("extents", fill), extents), (("bytes", fill), size)):
-            self._sparse[which] = self._sparse.get(which, 0) + delta
+        self._sparse[fill] = self._sparse.get(fill, 0) + extents
+        self._wasted[fill] = self._wasted.get(fill, 0) + size
 
     def mark(self) -> Mark:
         """Where the Edit stands."""
-        return self.rows.mark(), self.log, self._tally.copy(), self._sparse.copy(), len(self._journal)
+        counts = self._tally.copy(), self._sparse.copy(), self._wasted.copy()
+        return self.rows.mark(), len(self._journal), self.log, *counts
 
     def undo_to(self, mark: Mark) -> None:
         """Undo everything since `mark` said this, log numbers and counts too."""
-        rows, self.log, self._tally, self._sparse, length = mark
+        rows, length, self.log, self._tally, self._sparse, self._wasted = mark
         while len(self._journal) > length:
             extent_id, before = self._journal.pop()
             if before is None:
@@ -127,18 +129,20 @@ class Edit:
             self.rows.put(keys.LOG_STATE, records.LOG_STATE.encode(self.log))
             self._stored = self.log
         if any(self._tally.values()):
-            now = msgspec.structs.asdict(counters(self.rows))
-            row = CountersRow(**{name: value + self._tally.get(name, 0) for name, value in now.items()})
-            assert min(msgspec.structs.astuple(row)) >= 0, row
-            self.rows.put(keys.COUNTERS, records.COUNTERS.encode(row))
+            more = self._tally
+            now = msgspec.structs.astuple(counters(self.rows))
+            counts = [count + more.get(name, 0) for name, count in zip(CountersRow.__struct_fields__, now, strict=True)]
+            assert min(counts) >= 0, counts
+            self.rows.put(keys.COUNTERS, records.COUNTERS.encode(CountersRow(*counts)))
         self._tally.clear()
-        if any(self._sparse.values()):
-            known, more = sparse_counts(self.rows), self._sparse
-            extents = tuple(count + more.get(("extents", at), 0) for at, count in enumerate(known.extents, 1))
-            size = tuple(count + more.get(("bytes", at), 0) for at, count in enumerate(known.bytes, 1))
+        if any(self._sparse.values()) or any(self._wasted.values()):
+            known, sparse, wasted = sparse_counts(self.rows), self._sparse, self._wasted
+            extents = tuple([count + sparse.get(at, 0) for at, count in enumerate(known.extents, 1)])
+            size = tuple([count + wasted.get(at, 0) for at, count in enumerate(known.bytes, 1)])
             assert min(*extents, *size) >= 0, (extents, size)
             self.rows.put(keys.SPARSE_COUNTS, records.SPARSE.encode(SparseRow(extents, size)))
         self._sparse.clear()
+        self._wasted.clear()
 
     def below_horizon(self, id_: Id) -> bool:
         return id_ < self.needs.leases.horizon()

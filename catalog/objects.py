@@ -207,8 +207,10 @@ class ObjectService:
 
     async def _change(self, change: Callable[[edit.Edit], T], weight: int = 1, urgent: bool = False) -> T:
         def apply(writer: Writer) -> T:
-            with edit.editing(writer, self._needs) as now:
-                return change(now)
+            now = edit.Edit(writer, self._needs)
+            result = change(now)
+            now.flush()
+            return result
 
         return await self._committer.run(apply, weight=weight, urgent=urgent)
 

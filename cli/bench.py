@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
@@ -19,10 +19,8 @@ from reedbed.cli.connection import Connection, tls_options
 from reedbed.cli.output import json_option, json_text, on_terminal, print_json, say, say_lines
 from reedbed.common.errors import InvalidArgument, NotFound
 
-if TYPE_CHECKING:
-    from reedbed.bench.report import Report
-
 _FOLDER: Final = click.Path(path_type=Path, file_okay=False, exists=True)
+_OUTPUT: Final = click.Path(path_type=Path, file_okay=False)
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -111,7 +109,7 @@ def _ended_by_signals() -> Iterator[None]:
 @click.option("--against", type=_FILE, default=None, metavar="FILE", help="Compare with this earlier objects.json.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_OUTPUT,
     default=None,
     metavar="FOLDER",
     help="Write objects.json and objects.md there.",
@@ -175,21 +173,27 @@ def objects(
             chosen = {EXISTING: Path(tempfile.gettempdir())}
         else:
             chosen = _media(medium or ("ram" if quick else "both"), ram_dir, disk_dir, quick)
-        folders = {
-            name: Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reedbed-bench-", dir=folder)))
-            for name, folder in chosen.items()
-        }
+        folders = _temporary(stack, chosen)
         wanted = peer == "nginx" or (peer is None and endpoint is None)
         plan = Plan(rows, folders, settings, wanted, endpoint, connection.tls(), _said if follow else _quiet)
         report = Run(plan).run()
     lines = report_lines(report) + (against_lines(earlier, report) if earlier else [])
-    _write(report, lines, output)
+    if output is not None:
+        _write(output, "objects", report, lines)
     if as_json:
         print_json(_builtins(report))
     else:
         say_lines(lines)
     if report.failed:
         raise SystemExit(1)
+
+
+def _temporary(stack: ExitStack, folders: dict[str, Path]) -> dict[str, Path]:
+    """A folder of ours in each of these, until the stack ends."""
+    return {
+        name: Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reedbed-bench-", dir=folder)))
+        for name, folder in folders.items()
+    }
 
 
 def _check_peer(peer: str | None) -> None:
@@ -228,11 +232,82 @@ def _builtins(value: object) -> Any:
     return msgspec.to_builtins(value)
 
 
-def _write(report: Report, lines: list[str], output: Path | None) -> None:
-    if output is None:
-        return
-    (output / "objects.json").write_text(json_text(_builtins(report)) + "\n", "utf-8")
-    (output / "objects.md").write_text("\n".join(lines) + "\n", "utf-8")
+def _write(folder: Path, name: str, report: object, lines: list[str]) -> None:
+    (folder / f"{name}.json").write_text(json_text(_builtins(report)) + "\n", "utf-8")
+    (folder / f"{name}.md").write_text("\n".join(lines).rstrip() + "\n", "utf-8")
+
+
+@bench.command(short_help="How cost grows with objects, devices, clients and sizes.")
+@click.option(
+    "--only", type=click.Choice(["objects", "devices", "clients", "sizes"]), multiple=True, help="Only these."
+)
+@click.option(
+    "--objects", type=click.IntRange(1_000, 100_000_000), default=1_000_000, show_default=True, help="At most."
+)
+@click.option(
+    "--fill-minutes", type=_Seconds(0, 1440), default=10, show_default=True, help="For putting them, at most."
+)
+@click.option("--seconds", type=_SECONDS_TYPE, default=None, help="For each measurement [default: 3].")
+@click.option("--ram-dir", type=_FOLDER, default=None, help="Folder in memory [default: /dev/shm or another tmpfs].")
+@click.option(
+    "--disk-dir", type=_FOLDER, default=None, help="Folder on disk [default: the system's for temporary files]."
+)
+@click.option("--quick", is_flag=True, help="Seconds, to see that it works; the figures say little.")
+@click.option(
+    "--output",
+    type=_OUTPUT,
+    default=None,
+    metavar="FOLDER",
+    help="Write scale.json, scale.md and pictures (SVG) there.",
+)
+@click.option("--progress/--no-progress", default=None, help="Tell each figure as it comes [default: on a terminal].")
+@json_option
+def scale(
+    only: tuple[str, ...],
+    objects: int,
+    fill_minutes: float,
+    seconds: float | None,
+    ram_dir: Path | None,
+    disk_dir: Path | None,
+    quick: bool,
+    output: Path | None,
+    progress: bool | None,
+    as_json: bool,
+) -> None:
+    """Measure how cost grows with objects, devices, clients and sizes.
+
+    With the number of objects in the catalog: a cluster on disk, at 10,000 of them, ten times as many, and so on. What
+    grows faster than a logarithm of that number, for one operation, is named. The rest is measured in memory.
+    """
+    from reedbed.bench.growth import pictures, scale_lines
+    from reedbed.bench.report import DISK, RAM
+    from reedbed.bench.scale import QUICK, SECTIONS, Scale, ScalePlan, objects_up_to
+
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+    follow = on_terminal() if progress is None else progress
+    chosen = _media("both", ram_dir, disk_dir, quick)
+    with _ended_by_signals(), ExitStack() as stack:
+        folders = _temporary(stack, chosen)
+        plan = ScalePlan(
+            sections=only or SECTIONS,
+            disk=folders[DISK],
+            ram=folders[RAM],
+            seconds=seconds or (_QUICK_S if quick else _SECONDS),
+            fill_s=fill_minutes * 60,
+            sizes=QUICK if quick else objects_up_to(objects),
+            say=_said if follow else _quiet,
+        )
+        report = Scale(plan).run()
+    lines = scale_lines(report)
+    if output is not None:
+        _write(output, "scale", report, lines)
+        for name, text in pictures(report):
+            (output / name).write_text(text, "utf-8")
+    if as_json:
+        print_json(_builtins(report))
+    else:
+        say_lines(lines)
 
 
 @bench.command(short_help="What this machine can do.")

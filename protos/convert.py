@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeVar, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
 
@@ -27,6 +27,7 @@ from reedbed.protos.types import (
     Position,
     Slice,
     from_us,
+    told_later,
 )
 
 M = TypeVar("M", bound=Message)
@@ -116,21 +117,23 @@ def text_of(key: bytes) -> str:
 
 
 def info_from_message(message: catalog_pb2.ObjectInfo) -> ObjectInfo:
-    metadata, actual = message.metadata, message.actual_profiles
-    return ObjectInfo(
-        bucket=message.bucket,
-        key=text_of(message.key),
-        size=message.size,
-        version=format_id(message.version),
-        checksum=format_checksum(message.checksum),
-        content_type=message.content_type or None,
-        metadata=dict(metadata) if metadata else {},
-        last_modified=from_us(message.modified_us),
-        profile=message.profile,
-        latest=message.latest,
-        delete_marker=message.delete_marker,
-        actual_profiles=tuple(actual) if actual else (),
-    )
+    """What the message tells, each field when it is asked for: the message must not change any more."""
+    return told_later(text_of(message.key), _info_field, message)
+
+
+def _info_field(message: catalog_pb2.ObjectInfo, name: str) -> Any:
+    find = _INFO_FIELDS.get(name)
+    return getattr(message, name) if find is None else find(message)
+
+
+_INFO_FIELDS: Final[Mapping[str, Callable[[catalog_pb2.ObjectInfo], Any]]] = {
+    "version": lambda message: format_id(message.version),
+    "checksum": lambda message: format_checksum(message.checksum),
+    "content_type": lambda message: message.content_type or None,
+    "metadata": lambda message: dict(message.metadata),
+    "last_modified": lambda message: from_us(message.modified_us),
+    "actual_profiles": lambda message: tuple(message.actual_profiles),
+}
 
 
 def bucket_from_message(message: catalog_pb2.Bucket) -> BucketInfo:

@@ -5,8 +5,8 @@ Invariants
   may look.
 - A row is looked for in `fresh`, then in `frozen` (being written by a checkpoint), then in the index; None in one of
   the first two hides what the later ones hold. `frozen` is dropped only after the index has it.
-- `known` holds rows as the index has them, some of them: after a checkpoint those that it wrote, and what was looked up
-  since. A row that was looked up while a checkpoint ended is not taken in: it may be the one before.
+- `recent` holds what the last checkpoint wrote, if that is not too much, and `known` other rows as the index has them,
+  some of them. A row that was looked up while a checkpoint ended is not taken in: it may be the one before.
 - The index holds no shard above `last`: nobody looks for newer ones there.
 - A removal counts for the record at its target only, never for another record of the same shard. One that no catalog
   ordered forbids nothing: the shard was damaged and is put anew.
@@ -29,7 +29,7 @@ from reedbed.storaged.entries import LIVE, REMOVED, Entry, IndexState, NewShard,
 from reedbed.storaged.index import Changes, Index
 from reedbed.storaged.record import HEAD, REPLACED, Kind, NoteHead
 
-KNOWN: Final = 16_384  # rows of the index that are kept in memory
+KNOWN: Final = 16_384  # rows of the index that are kept in memory, and of the last checkpoint
 _LOOK: Final = 64  # shards that are looked at together
 
 
@@ -61,6 +61,7 @@ class Book:
         self.changing = threading.RLock()  # held over changes that belong together
         self._fresh = _Layer()
         self._frozen = _Layer()
+        self._recent: dict[bytes, Entry | None] = {}
         self._known: OrderedDict[bytes, Entry] = OrderedDict()
         self._last = index.last()
         self._turn = 0  # checkpoints that have ended
@@ -91,7 +92,9 @@ class Book:
                 found[at] = row
                 key = keys[at]
                 if row is not None and turn == self._turn and not self._is_newer(key):
-                    self._learn(key, row)
+                    self._known[key] = row
+                    if len(self._known) > KNOWN:
+                        self._known.popitem(last=False)
         return found
 
     def known(self, keys: Sequence[bytes]) -> list[Entry | None] | None:
@@ -104,12 +107,15 @@ class Book:
         """Rows, and which of them are not in memory."""
         found: list[Entry | None] = []
         missing = []
-        fresh, frozen, known, last = self._fresh.shards, self._frozen.shards, self._known, self._last
+        fresh, frozen, recent, known = self._fresh.shards, self._frozen.shards, self._recent, self._known
+        last = self._last
         for at, key in enumerate(keys):
             if key in fresh:
                 found.append(fresh[key])
             elif key in frozen:
                 found.append(frozen[key])
+            elif key in recent:
+                found.append(recent[key])
             else:
                 row = known.get(key)
                 found.append(row)
@@ -119,11 +125,6 @@ class Book:
 
     def _is_newer(self, key: bytes) -> bool:
         return key in self._fresh.shards or key in self._frozen.shards
-
-    def _learn(self, key: bytes, row: Entry) -> None:
-        self._known[key] = row
-        if len(self._known) > KNOWN:
-            self._known.popitem(last=False)
 
     def note_about(self, target: Position) -> Note | None:
         with self._lock:
@@ -322,13 +323,14 @@ class Book:
 
     def written(self) -> None:
         """The index has what was frozen."""
+        rows = self._frozen.shards  # which nobody changes
+        last = max(rows, default=b"")
         with self._lock:
             self._turn += 1
-            self._last = max(self._last, max(self._frozen.shards, default=b""))
-            for key, row in self._frozen.shards.items():
-                self._known.pop(key, None)
-                if row is not None:
-                    self._learn(key, row)
+            self._last = max(self._last, last)
+            for key in self._known.keys() & rows.keys():
+                del self._known[key]
+            self._recent = rows if len(rows) <= KNOWN else {}
             self._frozen = _Layer()
 
     def failed(self, changes: Changes) -> None:

@@ -33,13 +33,15 @@ from reedbed.storaged.operations import Carry
 from reedbed.storaged.record import HEAD
 from reedbed.storaged.reserve import NO_ROOM, Reserve
 from reedbed.storaged.segments import FOLDER, SegmentPool, segment_name
-from reedbed.storaged.writer import BATCH_OPERATIONS, Writer
+from reedbed.storaged.writer import HERE_BYTES, Writer
 
 ROWS: Final = 16_384  # rows in memory that ask for a checkpoint
 ROWS_MAX: Final = 8 * ROWS  # the writer waits for the checkpoint from here on
 SECONDS: Final = 5.0  # between checkpoints
 CARRY: Final = 4096  # notes of one carrying operation
 log = logs.get("storaged")
+
+assert HERE_BYTES // HEAD * 2 < ROWS  # rows of a batch in an event loop, which must not wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,8 @@ class Keeper:
 
     @property
     def crowded(self) -> bool:
-        """`after_batch` may have to wait for a checkpoint."""
-        return self._kept.book.waiting() >= ROWS_MAX - BATCH_OPERATIONS
+        """`after_batch` may have to wait for a checkpoint after the next batch, if that is a small one."""
+        return self._kept.book.waiting() >= ROWS_MAX - ROWS
 
     def punch(self, entries: list[Entry]) -> None:
         """These shards' removals are durable: give their room back with the next step."""

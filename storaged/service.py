@@ -1,4 +1,5 @@
-"""What a storaged answers over lanes: put, read and list shards, status. Disk work runs in threads, never in the loop.
+"""What a storaged answers over lanes: put, read and list shards, status. Disk work runs in
+threads, not in the loop, but for what waits for no disk.
 
 Reads and lists are answered without a catalog too, for whoever rebuilds one.
 

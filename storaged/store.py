@@ -202,31 +202,28 @@ class ShardStore:
         Raises DeviceFailed, and ResourceExhausted when too much waits; the future raises InvalidArgument, Corrupt for
         bytes that do not match the table, AlreadyExists, StaleGeneration, DiskFull, DeviceFailed, DeadlineExceeded.
         """
-        future: Future[bool] = Future()
-        self._submit(Put(shard, put_size(shard), future), wake=True)
+        self._submit(Put(shard, put_size(shard), future := Future[bool]()))
         future.add_done_callback(self._writer.forget_cancelled)
         return future
 
     def begin_put(self, shard: PutShard, tell: Callable[[Sequence[Put]], None], whom: Any, *, here: bool) -> Put:
-        """As `put`; `tell` is called with all puts of one batch that share it, from any thread. `drop` drops it.
-
-        here: where nothing waits for the disk, and the put is small, it is left to `write_here`, which is called soon.
-        """
+        """As `put`; `tell` is called with all puts of one batch that share it, from any thread. here: where nothing
+        waits for the disk, a small put is left to `write_here`, which is called soon."""
         waiting = Put(shard, put_size(shard), None, tell, whom)
-        self._submit(waiting, wake=not here or not self.in_memory or waiting.size > HERE_BYTES)
+        self._submit(waiting, not here or not self.in_memory or waiting.size > HERE_BYTES)
         return waiting
 
     def drop(self, put: Put) -> bool:
-        """Let go of a put that was not begun: nobody is told of it; whether it was not."""
+        """Let go of a put that is not begun, and tell nobody; whether it was not."""
         return self._writer.drop(put)
 
     def write_here(self) -> None:
-        """Write what waits in this thread, if nothing waits for the disk and it is little; else somebody else does."""
+        """Write what waits in this thread, if it is little; else somebody else does."""
         self._writer.step_here()
 
     @property
     def in_memory(self) -> bool:
-        """Whether nothing waits for the disk, since all that is on it is in memory."""
+        """Whether nothing waits for the disk."""
         return self._disk.in_memory
 
     def remove(self, orders: Sequence[RemoveOrder], term: int) -> list[Removal]:
@@ -407,7 +404,7 @@ class ShardStore:
 
     # Within
 
-    def _submit(self, put: Put, *, wake: bool) -> None:
+    def _submit(self, put: Put, wake: bool = True) -> None:
         if self._keeper.behind:
             raise disk_full(str(self._disk.root))
         self._writer.submit(put, wake=wake)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from typing import Final
 
@@ -62,8 +63,15 @@ async def _open(address: str, where: str, ticket: bytes, context: ssl.SSLContext
 
     server_name = name if context is not None else None
     if where.startswith(("@", "unix:")):
-        path = "\0" + where[1:] if where.startswith("@") else where.removeprefix("unix:")
-        _, stream = await loop.create_unix_connection(made, path, ssl=context, server_hostname=server_name)
+        sock = socket.socket(socket.AF_UNIX)  # by hand, since uvloop knows no abstract names
+        try:
+            sock.setblocking(False)
+            path = "\0" + where[1:] if where.startswith("@") else where.removeprefix("unix:")
+            await loop.sock_connect(sock, path)
+            _, stream = await loop.create_unix_connection(made, sock=sock, ssl=context, server_hostname=server_name)
+        except BaseException:
+            sock.close()
+            raise
     else:
         host, _, port = where.rpartition(":")
         host = host or address.rpartition(":")[0]

@@ -15,21 +15,19 @@ import resource
 import sys
 import time
 from array import array
-from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection
-from typing import Final, TypeAlias
+from typing import Final
 
 import uvloop
 
 import reedbed
 from reedbed.bench.content import Content, shuffled
+from reedbed.bench.many import KINDS, Many, Operation
 from reedbed.bench.measured import Window, resident
-from reedbed.bench.orders import Answer, Clean, Go, Hello, Order, Prepare, Probe, Ready, WaitDown
+from reedbed.bench.orders import Answer, Clean, Fill, Go, Hello, Order, Prepare, Probe, Ready, WaitDown
 from reedbed.bench.table import DEGRADED, DELETE, GET, LIST, PUT, Row
 from reedbed.client.store import AsyncStore
 from reedbed.common.errors import AlreadyExists, Corrupt, NotFound, ReedbedError, Unavailable
-
-Operation: TypeAlias = Callable[[int, int], Awaitable[None]]  # of an object's number, and of the task
 
 _LIST_OBJECTS: Final = 1000  # of one put_many
 _WAIT_S: Final = 0.05
@@ -82,6 +80,7 @@ class Client:
         self._row: Row | None = None
         self._operation: Operation | None = None
         self._made: set[str] = set()
+        self._many = Many(store, hello.bucket)
 
     def _key(self, row: Row, number: int) -> str:
         return f"{self._prefix}/{row.size}-{row.concurrency}/{number:08}"
@@ -92,6 +91,11 @@ class Client:
                 await self._store.create_bucket(bucket)
             self._made.add(bucket)
 
+    async def fill(self, order: Fill) -> None:
+        """Puts many small objects."""
+        await self._bucket_made(self._bucket)
+        await self._many.fill(order.first, order.count, order.size)
+
     async def prepare(self, row: Row) -> None:
         """Readies a row, and runs it a few times, so that nothing is done for the first time while it is measured."""
         await self._bucket_made(self._bucket)
@@ -100,6 +104,9 @@ class Client:
             await self._bucket_made(self._list_bucket)
             self._operation = await self._prepare_list(row)
             warm = range(1)
+        elif row.kind in KINDS:
+            self._operation = await self._many.operation(row)
+            warm = range(row.concurrency)
         else:
             if row.size not in self._contents:
                 self._contents = {row.size: Content(row.size)}
@@ -116,7 +123,7 @@ class Client:
         assert self._operation is not None
         row = self._row
         per_process = row.concurrency // row.processes
-        most = order.most if row.kind == PUT else self._stored[self._of(row)] if row.kind == DELETE else _MOST_READS
+        most = order.most if row.puts else self._stored[self._of(row)] if row.kind == DELETE else _MOST_READS
         window = await drive(self._operation, per_process, order.start, order.seconds, most)
         if row.kind == PUT:
             self._stored[self._of(row)] = window.operations
@@ -234,6 +241,8 @@ async def serve(orders: Connection) -> None:
                 match order:
                     case Probe():
                         await store.status()
+                    case Fill():
+                        await client.fill(order)
                     case Prepare(row):
                         await client.prepare(row)
                     case Go():

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self, cast
 
 from reedbed.bench.measured import Window
-from reedbed.bench.orders import Answer, Clean, Go, Hello, Order, Prepare, Probe, WaitDown
+from reedbed.bench.orders import Answer, Clean, Fill, Go, Hello, Order, Prepare, Probe, WaitDown
 from reedbed.bench.table import Row
 from reedbed.common.errors import DeadlineExceeded, ReedbedError, Unavailable
 
@@ -98,6 +98,13 @@ class Clients:
         self._all[0].order(Probe())
         self._all[0].answer()
 
+    def fill(self, first: int, count: int, size: int) -> None:
+        """Puts so many small objects, each process its share."""
+        each, more = divmod(count, len(self._all))
+        for place, process in enumerate(self._all):
+            process.order(Fill(first + place * each, each + (more if place == len(self._all) - 1 else 0), size))
+        self._answers()
+
     def prepare(self, row: Row) -> None:
         """Returns when each of them is ready for the row."""
         self._each(Prepare(row))
@@ -125,6 +132,9 @@ class Clients:
     def _each(self, order: Order) -> Sequence[Answer]:
         for process in self._all:
             process.order(order)
+        return self._answers()
+
+    def _answers(self) -> Sequence[Answer]:
         answers, failed = [], None
         for process in self._all:
             try:

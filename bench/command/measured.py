@@ -40,6 +40,7 @@ class Measurement(msgspec.Struct):
     cpu: dict[str, float]
     rss: dict[str, int]
     others: float = 0.0  # CPU seconds that went to all other processes meanwhile, or to other machines
+    written: dict[str, int] = {}  # bytes that daemons wrote to files, by part
     disk: dict[str, int] = {}  # bytes of allocated blocks that a put row added, by part
 
     @property
@@ -119,6 +120,21 @@ def resident(pids: Iterable[int]) -> int:
             total += int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE
         except (FileNotFoundError, ProcessLookupError, IndexError):
             continue
+    return total
+
+
+def written_bytes(pids: Iterable[int], *, on_disk: bool) -> int:
+    """Bytes that these processes have written to disk, or given to write() where their files lie in memory.
+
+    One that is gone, or that is not ours to look at, counts nothing. What goes to sockets is not in it.
+    """
+    total = 0
+    for pid in pids:
+        try:
+            fields = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        total += int(fields["write_bytes" if on_disk else "wchar"])
     return total
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,14 +15,15 @@ import reedbed
 from reedbed.bench.clients import Clients
 from reedbed.bench.content import Content
 from reedbed.bench.limits import measure
-from reedbed.bench.local import cluster, disk_bytes, kill
-from reedbed.bench.machine import in_memory, machine, medium
+from reedbed.bench.local import disk_bytes, kill
+from reedbed.bench.machine import machine, medium
 from reedbed.bench.measured import Measurement, Window, busy_seconds, combine, cpu_seconds, resident
 from reedbed.bench.nginx import INSTALL, Nginx, find_nginx, version_of
 from reedbed.bench.orders import Hello
 from reedbed.bench.rawhttp import run_forked
 from reedbed.bench.report import FORMAT, KIND, NGINX, OURS, Report, Rows, Settings, value_of
-from reedbed.bench.table import DEAD, DEGRADED, DEVICES, PROFILE, PUT, Row
+from reedbed.bench.table import DEAD, DEGRADED, DEVICES, PUT, Row
+from reedbed.bench.target import Target, fresh, fresh_cluster, measure_row, settle
 from reedbed.common.errors import Corrupt, ReedbedError
 from reedbed.transport.tls import TlsConfig
 
@@ -33,40 +33,6 @@ _TIMEOUT_S: Final = 30.0
 _DOWN_S: Final = 60.0
 _LIMIT_S: Final = 0.6  # for each limit
 _LIMIT_PART: Final = 4  # of the time of a row, at most
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where the cluster is: of its daemons only those are known that we have started."""
-
-    endpoint: str
-    tls: TlsConfig | None = None
-    catalogd: tuple[int, ...] = ()
-    storaged: tuple[int, ...] = ()
-    catalog_folder: Path | None = None
-    device_folders: tuple[Path, ...] = ()
-
-    @property
-    def known(self) -> bool:
-        return bool(self.catalogd)
-
-    def cpu(self) -> dict[str, float]:
-        """CPU seconds so far, by part."""
-        if not self.known:
-            return {}
-        return {"catalogd": cpu_seconds(self.catalogd), "storaged": cpu_seconds(self.storaged)}
-
-    def rss(self) -> dict[str, int]:
-        """Resident bytes, by part."""
-        if not self.known:
-            return {}
-        return {"catalogd": resident(self.catalogd), "storaged": resident(self.storaged)}
-
-    def disk(self) -> dict[str, int]:
-        """Allocated bytes, by part."""
-        if self.catalog_folder is None:
-            return {}
-        return {"devices": disk_bytes(self.device_folders), "catalog": disk_bytes([self.catalog_folder])}
 
 
 @dataclass
@@ -139,21 +105,12 @@ class Run:
             place.mkdir()
             rows.limits.append(measure(place, min(_LIMIT_S, self._plan.settings.seconds / _LIMIT_PART)))
 
-    @contextmanager
-    def _target(self, folder: Path, name: str) -> Iterator[Target]:
+    def _target(self, folder: Path, name: str) -> AbstractContextManager[Target]:
         """The cluster to be measured: a fresh one, or that which is there."""
         if name == EXISTING:
             assert self._plan.endpoint is not None
-            yield Target(self._plan.endpoint, self._plan.tls)
-            return
-        with fresh(folder, "cluster") as place, cluster(place, devices=DEVICES, profile=PROFILE) as state:
-            yield Target(
-                endpoint=state["endpoint"],
-                catalogd=(state["catalogd"]["pid"],),
-                storaged=tuple(device["pid"] for device in state["devices"]),
-                catalog_folder=place / "catalog",
-                device_folders=tuple(Path(device["dir"]) for device in state["devices"]),
-            )
+            return nullcontext(Target(self._plan.endpoint, self._plan.tls))
+        return fresh_cluster(folder)
 
     def _ours(self, repetition: int, rows: Rows, members: Sequence[Row], target: Target) -> None:
         """All rows of a group against one cluster."""
@@ -164,7 +121,7 @@ class Run:
             one.probe()
             many: Clients | None = None
             for row in members:
-                missing = [name for name in row.after if self._lacks(rows, name)]
+                missing = [name for name in row.after if not rows.has(name)]
                 if missing:
                     rows.fail(row, f"{missing[0]} failed")
                     continue
@@ -189,24 +146,13 @@ class Run:
             if not target.known:
                 one.clean()
 
-    def _lacks(self, rows: Rows, name: str) -> bool:
-        return any(row.name == name and rows.failed(row) for row in self._plan.rows)
-
     def _measure(self, repetition: int, rows: Rows, row: Row, clients: Clients, target: Target) -> None:
         if row.kind == DEGRADED:
             first = DEAD * repetition % DEVICES
             for pid in target.storaged[first : first + DEAD]:
                 kill(pid)
             clients.wait_down(DEAD, _DOWN_S)
-        clients.prepare(row)
-        disk = target.disk() if row.kind == PUT else {}
-        busy, cpu = busy_seconds(), target.cpu()
-        windows = clients.measure(self._plan.settings.seconds, row.objects_most)
-        used = {part: value - cpu[part] for part, value in target.cpu().items()}
-        measurement, times = combine(windows, row.bytes_each, used, target.rss())
-        measurement.others = max(0.0, busy_seconds() - busy - sum(measurement.cpu.values()))
-        if disk:
-            measurement.disk = {part: value - disk[part] for part, value in target.disk().items()}
+        measurement, times = measure_row(clients, row, target, self._plan.settings.seconds)
         rows.add(OURS, row, measurement, times)
         self._measured(row, measurement)
 
@@ -272,19 +218,3 @@ class _Watch:
 
     def _held(self) -> int:
         return disk_bytes([self._server.files]) if self._put else 0
-
-
-def settle(folder: Path) -> None:
-    """What others have written goes to disk now, not while we measure."""
-    if not in_memory(folder):
-        os.sync()
-
-
-@contextmanager
-def fresh(folder: Path, name: str) -> Iterator[Path]:
-    """A place in the folder that is not there before, and not afterwards."""
-    place = folder / name
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)

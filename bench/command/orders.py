@@ -44,6 +44,15 @@ class Go:
 
 
 @dataclass(frozen=True)
+class Fill:
+    """Put so many small objects, from this number on. Answered by Ready."""
+
+    first: int
+    count: int
+    size: int
+
+
+@dataclass(frozen=True)
 class WaitDown:
     """Answered by Ready when so many devices are known to be down."""
 
@@ -61,5 +70,5 @@ class Ready:
     """Done."""
 
 
-Order: TypeAlias = Hello | Probe | Prepare | Go | WaitDown | Clean
+Order: TypeAlias = Hello | Probe | Fill | Prepare | Go | WaitDown | Clean
 Answer: TypeAlias = Ready | Window | ReedbedError

@@ -213,9 +213,9 @@ class Rows:
         """A row that could not be measured in this repetition."""
         self._errors.setdefault(row.name, why)
 
-    def failed(self, row: Row) -> bool:
-        """Whether it failed in some repetition."""
-        return row.name in self._errors
+    def has(self, name: str) -> bool:
+        """Whether this row of ours was measured in this repetition."""
+        return self._measured[OURS, name][-1] is not None
 
     def report(self, medium: str, file_system: str) -> MediumReport:
         """All rows, with what became of their goals."""

@@ -20,6 +20,11 @@ GET: Final = "GET"
 DEGRADED: Final = "GET degraded"
 LIST: Final = "LIST"
 DELETE: Final = "DELETE"
+# among many objects that were put before
+PUT_MORE: Final = "PUT among many"
+GET_MANY: Final = "GET of many"
+PAGE: Final = "LIST a page"
+LOG: Final = "LOG"
 
 _GROUP_BYTES: Final = 1536 * MIB  # of user data that one put row writes at most: 2.25 GiB as stored
 _KEYS_MAX: Final = 60_000  # of one row
@@ -36,7 +41,7 @@ class Row:
     group: str
     processes: int = 1
     after: tuple[str, ...] = ()
-    keys: int = 0  # of a listing
+    keys: int = 0  # of a listing, or that are there
     goal: float | None = None  # in `unit`, RAM-backed
     goal_nginx: float | None = None  # ratio to nginx, RAM-backed
     goal_healthy: float | None = None  # ratio to the row before, on every medium
@@ -51,7 +56,12 @@ class Row:
     @property
     def bytes_each(self) -> int:
         """User data that one operation moves."""
-        return 0 if self.kind in (LIST, DELETE) else self.size
+        return 0 if self.kind in (LIST, DELETE, PAGE, LOG) else self.size
+
+    @property
+    def puts(self) -> bool:
+        """Whether it stores objects."""
+        return self.kind in (PUT, PUT_MORE)
 
     @property
     def unit(self) -> str:

@@ -84,7 +84,7 @@ class Scene:
         if cluster.catalog.engine.fail_syncs:
             cluster.catalog.kill(cut=True)
         for machine in cluster.machines:
-            machine.slow = 1.0
+            machine.slow_down(1.0)
             machine.resume()
             if isinstance(machine, StorageMachine):
                 for name, disk in machine.disks.items():
@@ -300,11 +300,11 @@ async def jump_clock(scene: Scene) -> None:
 
 async def slow_disk(scene: Scene) -> None:
     machine = scene.rng.choice(scene.cluster.machines)
-    machine.slow = scene.rng.choice((10.0, 100.0, 600.0))
+    machine.slow_down(scene.rng.choice((10.0, 100.0, 600.0)))
     scene.trace(f"the disks of {machine.name} are {machine.slow:g} times slower")
 
     def well() -> None:
-        machine.slow = 1.0
+        machine.slow_down(1.0)
 
     scene.later(scene.rng.uniform(1, 15), well)
 

@@ -98,6 +98,10 @@ class Machine:
         self._task.add_done_callback(lambda task: self._ended(process, task))
         self.cluster.trace(f"{self.name} starts")
 
+    def slow_down(self, times: float) -> None:
+        """Its disks are so many times slower than they are at their best."""
+        self.slow = times
+
     def delay(self) -> float:
         """Of a piece of work on its disk."""
         rng = self.cluster.rng
@@ -222,8 +226,14 @@ class StorageMachine(Machine):
         self.stores: dict[str, ShardStore] = {}
         self.numbers: dict[int, str] = {}
 
+    def slow_down(self, times: float) -> None:
+        super().slow_down(times)
+        for disk in self.disks.values():
+            disk.cached = times == 1.0  # else small reads would not notice
+
     async def run(self, process: Process) -> None:
         cluster = self.cluster
+        self.slow_down(self.slow)
         settings = StoragedSettings(
             dir=tuple(self.disks),
             catalog=(ENDPOINT,),

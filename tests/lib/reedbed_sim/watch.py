@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import cache
 from typing import Any
 
 from reedbed.catalog import audit, comparing, extents, lacks, mending
@@ -21,6 +22,7 @@ from reedbed.common.ids import NO_ID, Id, format_id
 from reedbed.protos.types import ClusterMap
 from reedbed.storaged.calls import PutShard, Removal, RemoveOrder
 from reedbed.storaged.entries import LIVE, shard_key
+from reedbed.storaged.operations import Put
 from reedbed.storaged.store import ShardStore
 from reedbed_sim.cluster import SimCluster, StorageMachine
 
@@ -97,7 +99,7 @@ class Watch:
         for (who, when, pg), generation in self._generations.items():
             if (who, when) == (device, incarnation) and store.generation(pg) < generation and device not in self.harmed:
                 self.problems.append(f"device {device[:8]} forgot generation {generation} of PG {pg}")
-        note_term, note_generations, put = store.note_term, store.note_generations, store.put
+        note_term, note_generations, begin_put = store.note_term, store.note_generations, store.begin_put
 
         def noting_term(term: int) -> None:
             note_term(term)
@@ -111,24 +113,31 @@ class Watch:
                     key = (device, incarnation, pg)
                     self._generations[key] = max(self._generations.get(key, 0), generation)
 
-        def putting(shard: PutShard) -> Future[bool]:
+        acknowledged: dict[Put, int] = {}  # the generation of its PG when a put came
+
+        def beginning(shard: PutShard, tell: Callable[[Sequence[Put]], None], whom: Any, *, here: bool) -> Put:
             known = self._generations.get((device, incarnation, shard.pg), 0)
-            future = put(shard)
+            begun = begin_put(shard, telling(tell), whom, here=here)
+            acknowledged[begun] = known
+            return begun
 
-            def done(future: Future[bool]) -> None:
-                taken = not future.cancelled() and future.exception() is None
-                if taken and shard.generation < known:
-                    self.problems.append(
-                        f"device {device[:8]} took a shard of PG {shard.pg} in generation {shard.generation}, "
-                        f"and had acknowledged {known}"
-                    )
+        @cache  # those who share what they are told by share it on
+        def telling(tell: Callable[[Sequence[Put]], None]) -> Callable[[Sequence[Put]], None]:
+            def told(puts: Sequence[Put]) -> None:
+                for one in puts:
+                    known = acknowledged.pop(one)
+                    if isinstance(one.outcome, bool) and one.shard.generation < known:
+                        self.problems.append(
+                            f"device {device[:8]} took a shard of PG {one.shard.pg} in generation "
+                            f"{one.shard.generation}, and had acknowledged {known}"
+                        )
+                tell(puts)
 
-            future.add_done_callback(done)
-            return future
+            return told
 
         store.note_term = noting_term  # type: ignore[method-assign]
         store.note_generations = noting_generations  # type: ignore[method-assign]
-        store.put = putting  # type: ignore[method-assign]
+        store.begin_put = beginning  # type: ignore[method-assign]
 
     def _removed(self, store: ShardStore, order: RemoveOrder) -> None:
         self.removed += 1

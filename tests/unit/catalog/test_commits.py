@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from reedbed.catalog import extents, lacks, outcomes
+from reedbed.catalog.edit import Edit
+from reedbed.catalog.operations import operation_from_message
+from reedbed.catalog.records import OutcomeRow, VersionRow
 from reedbed.common.ids import Id, format_id, make_block
 from reedbed.protos import catalog_pb2 as pb
 from reedbed.protos.types import etag_of
@@ -161,6 +164,21 @@ def test_a_repeated_operation_repeats_the_first_outcome_and_changes_nothing(
     assert again == first
     assert (world.list(), world.log()) == (rows, log)
     assert world.problems() == []
+
+
+def test_an_outcome_of_a_put_that_an_older_reedbed_wrote_is_repeated_too(world: World) -> None:
+    op, given = _lost_put(world, metadata={"a": "b"}, content_type="x/y")
+    first = world.one(op, *given)
+
+    def as_before(edit: Edit) -> None:
+        known = outcomes.recall(edit, Id(op.id), operation_from_message(op).digest)
+        assert known is not None
+        assert known.info is None
+        info = VersionRow(op.id, known.seq, known.modified_us, 10, 0, known.profile)
+        outcomes.remember(edit, Id(op.id), OutcomeRow(known.digest, known.term, known.seq, info=info))
+
+    world.change(as_before)
+    assert world.one(op, *given) == first
 
 
 def test_an_id_with_another_request_is_refused_and_keeps_its_outcome(world: World) -> None:

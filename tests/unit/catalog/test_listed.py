@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 from typing import Any
 
@@ -20,6 +21,7 @@ from reedbed.common.ids import format_id
 from reedbed.common.limits import KEY_MAX
 from reedbed.protos import catalog_pb2 as pb
 from reedbed.protos import listed
+from reedbed.protos.convert import info_from_message
 from reedbed.protos.listed import ListedRow
 from reedbed.protos.types import CommonPrefix, ObjectInfo, from_us
 
@@ -72,6 +74,32 @@ def test_what_is_told_later_is_what_would_be_told_at_once(
         assert not hasattr(made, "another")
         with pytest.raises(AttributeError):
             made.bucket = "x"  # type: ignore[misc]
+
+
+@given(row=rows, key=texts, latest=st.booleans(), marker=st.booleans(), profiles=st.lists(texts, max_size=2))
+def test_what_a_message_tells_later_is_what_it_tells_at_once(
+    row: ListedRow, key: str, latest: bool, marker: bool, profiles: list[str]
+) -> None:
+    message = pb.ObjectInfo(
+        bucket="data",
+        key=key.encode(),
+        version=row.version,
+        size=row.size,
+        checksum=row.checksum,
+        content_type=row.content_type,
+        metadata=row.metadata,
+        modified_us=row.modified_us,
+        profile=row.profile,
+        latest=latest,
+        delete_marker=marker,
+        actual_profiles=profiles,
+    )
+    want = dataclasses.replace(
+        told_at_once(key, row), latest=latest, delete_marker=marker, actual_profiles=tuple(profiles)
+    )
+    assert info_from_message(message) == want
+    assert pickle.loads(pickle.dumps(info_from_message(message))) == want  # noqa: S301
+    assert {field.name for field in dataclasses.fields(want)} == set(ObjectInfo.__slots__)
 
 
 def test_what_is_no_page_is_refused_and_so_is_a_row_that_is_none_when_it_is_looked_at() -> None:

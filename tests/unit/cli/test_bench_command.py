@@ -55,6 +55,21 @@ def test_what_cannot_be_is_refused(capsys: pytest.CaptureFixture[str], arguments
     assert what in error["what"] + error["where"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--only", "everything"], "'everything' is not one of"),
+        (["--objects", "10"], "10 is not in the range"),
+        (["--fill-minutes", "nan"], "nan is no time"),
+        (["--output", "/dev/null/x"], "/dev/null/x"),
+        (["--disk-dir", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_a_scale_that_cannot_be_is_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], what: str) -> None:
+    error = refused(capsys, "scale", *arguments)
+    assert what in error["what"] + error["where"]
+
+
 def test_folders_on_the_wrong_medium(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from reedbed.bench import machine
 

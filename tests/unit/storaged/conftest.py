@@ -55,6 +55,12 @@ def open_store(disk: MemoryDisk | Path, **changes: object) -> ShardStore:
     return ShardStore.open(disk, CLUSTER, options=options(**changes))
 
 
+def forget_rows(store: ShardStore) -> None:
+    """What is remembered of the index, as if so many other shards had been asked for since."""
+    store._book._known.clear()
+    store._book._recent = {}
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> MemoryDisk:
     return MemoryDisk(tmp_path, capacity=1 << 30)

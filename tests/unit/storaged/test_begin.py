@@ -39,7 +39,7 @@ from reedbed.storaged.state import CatalogState
 from reedbed.storaged.store import ShardStore
 from reedbed.storaged.writer import HERE_BYTES
 from reedbed.transport.lane import HotService, Request, Response
-from tests.unit.storaged.conftest import CLUSTER, extent, open_store
+from tests.unit.storaged.conftest import CLUSTER, extent, forget_rows, open_store
 
 DEVICE = 7
 DATA = bytes(range(256)) * 40
@@ -216,7 +216,7 @@ async def test_a_row_that_may_be_in_the_index_alone_is_left_to_a_task(hot: Hot) 
     await hot.put(1).outcome()
     hot.store.checkpoint()
     assert hot.read((1, 0, 100)).answers, "the checkpoint that wrote the row leaves it in memory"
-    hot.store._book._known.clear()
+    forget_rows(hot.store)
     assert hot.read((1, 0, 100)).cancel is None
     request = Request(methods.READ_SHARDS, read_header((1, 0, 100)), (), Deadline(20.0), 0, 0)
     await hot.service.handle(request)
@@ -227,7 +227,7 @@ async def test_a_row_that_may_be_in_the_index_alone_is_left_to_a_task(hot: Hot) 
 async def test_on_a_disk_in_memory_rows_are_looked_for_at_once(quick: Hot) -> None:
     await quick.put(1).outcome()
     quick.store.checkpoint()
-    quick.store._book._known.clear()
+    forget_rows(quick.store)
     assert results_of(quick.read((1, 0, 100)).answers[0])[1] == DATA[:100]
 
 

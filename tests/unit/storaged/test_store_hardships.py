@@ -34,7 +34,7 @@ from reedbed.storaged.index_lmdb import DATA, FOLDER, LmdbHome
 from reedbed.storaged.record import HEAD, SEGMENT_HEADER, padded
 from reedbed.storaged.segments import segment_name
 from reedbed.storaged.store import ShardStore
-from tests.unit.storaged.conftest import extent, shard
+from tests.unit.storaged.conftest import extent, forget_rows, shard
 from tests.unit.storaged.test_scrub import damaged, put, record_at, whole_pass
 
 Opener = Callable[..., ShardStore]
@@ -330,7 +330,7 @@ def test_a_new_pass_begins_when_what_was_forgotten_has_room(
 
 def spoil(store: ShardStore, table: str, key: bytes) -> None:
     store._index._rows.write(lambda writer: writer.put(table, key, b"garbage"))
-    store._book._known.clear()  # as if so many others had been asked for since
+    forget_rows(store)
 
 
 def test_a_bad_row_is_the_matter_of_its_shard_alone(opened: Opener, disk: MemoryDisk) -> None:
@@ -459,7 +459,7 @@ def test_a_record_of_another_shard_is_not_read(opened: Opener, disk: MemoryDisk)
     key = shard_key(extent(1), 0)
     wrong = one._replace(offset=two.offset)
     store._index._rows.write(lambda writer: writer.put("shards", key, entries.encode_entry(key, wrong)))
-    store._book._known.clear()
+    forget_rows(store)
     with pytest.raises(DamagedShard):
         store.read(extent(1), 0, 0, 10)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -165,6 +166,7 @@ class StreamKind(GrpcKind):
     """Framed streams, agreed on over gRPC: over TCP, or within this machine."""
 
     streams = Streams(local=False)
+    uvloop = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,6 +175,9 @@ class StreamKind(GrpcKind):
     async def open(self, address: str, cluster: bytes = CLUSTER) -> MuxLane:
         lane = await super().open(address, cluster)
         assert isinstance(lane._pump, Stream)
+        transport = lane._pump._transport
+        assert transport is not None
+        assert (transport.get_extra_info("socket").family == socket.AF_UNIX) is self.uvloop
         return lane
 
 

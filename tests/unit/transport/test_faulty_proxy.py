@@ -114,7 +114,7 @@ async def test_a_lane_that_has_fallen_silent_is_left(port: int, service: Any, mo
         proxy.hold_answers = True
         waiting = asyncio.ensure_future(lane.call("echo", b"", deadline=Deadline(20)))
         with pytest.raises(DeadlineExceeded):
-            await lane.call("echo", b"", deadline=Deadline(0.4))
+            await lane.call("echo", b"", deadline=Deadline(0.8))
         assert lane.broken
         with pytest.raises(Unavailable) as caught:
             await waiting
