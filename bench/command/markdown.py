@@ -57,6 +57,7 @@ def _rates(row: RowReport) -> list[str]:
         _unit(row, nginx.value) if nginx else "",
         percent(nginx.spread) if nginx else "",
         f"{row.ratio:.3f}" if row.ratio is not None else "",
+        f"{row.cpu_ratio:.3f}" if row.cpu_ratio is not None else "",
         f"{row.limit.share:.3f} of {row.limit.limit}" if row.limit else "",
         goals,
     ]
@@ -103,7 +104,7 @@ def medium_lines(name: str, medium: MediumReport) -> list[str]:
     """All that was measured on one medium."""
     title = _TITLES.get(name, name)
     lines = [f"## {title}: {medium.file_system}", ""]
-    headers = ("work", "Reedbed", "spread", "nginx", "spread", "ratio", "of this machine's limit", "goals")
+    headers = ("work", "Reedbed", "spread", "nginx", "spread", "ratio", "by CPU", "of this machine's limit", "goals")
     lines += [*table(headers, map(_rates, medium.rows)), ""]
     headers2 = (
         "work",

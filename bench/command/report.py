@@ -71,6 +71,7 @@ class RowReport(msgspec.Struct):
     summary: Summary | None = None
     nginx_summary: Summary | None = None
     ratio: float | None = None  # to nginx: the median of the repetitions' ratios
+    cpu_ratio: float | None = None  # nginx's CPU for each operation to ours, likewise
     limit: Share | None = None
     goals: list[Goal] = []
     error: str = ""
@@ -226,6 +227,9 @@ class Rows:
         found = self._measured.get((who, row.name), [])
         return [None if one is None else value_of(row.unit, one) for one in found]
 
+    def _cpu(self, who: str, row: Row) -> list[float | None]:
+        return [None if one is None else one.cpu_ms for one in self._measured.get((who, row.name), [])]
+
     def _summary(self, who: str, row: Row) -> Summary | None:
         times = self._times.get((who, row.name))
         return None if times is None else summarise(row.unit, self._measured[who, row.name], times, self._cores)
@@ -233,6 +237,7 @@ class Rows:
     def _row(self, row: Row, medium: str) -> RowReport:
         ours, nginx = self._values(OURS, row), self._values(NGINX, row)
         to_nginx = ratios(ours, nginx)
+        by_cpu = ratios(self._cpu(NGINX, row), self._cpu(OURS, row))
         return RowReport(
             name=row.name,
             kind=row.kind,
@@ -245,6 +250,7 @@ class Rows:
             summary=self._summary(OURS, row),
             nginx_summary=self._summary(NGINX, row),
             ratio=statistics.median(to_nginx) if to_nginx else None,
+            cpu_ratio=statistics.median(by_cpu) if by_cpu else None,
             limit=self._limit(row, medium, ours),
             goals=self._goals(row, medium, ours, to_nginx),
             error=self._errors.get(row.name, ""),

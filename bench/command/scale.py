@@ -39,7 +39,7 @@ _FILL: Final = 10_000  # objects between two looks at the clock
 _FILLERS: Final = 2  # processes
 _CLUSTER_BYTES: Final = 1536 * MIB  # of user data, before the next cluster begins
 _ROW_BYTES: Final = 512 * MIB
-_PUTS: Final = 1_000  # of one row at most, or a quarter of what is there
+_PUTS: Final = 1_000  # of one row at most, or a tenth of what is there
 _TASKS, _TASKS_LARGE = 8, 2
 _WORTH: Final = 1.5  # times the objects of the last place: so many more must be there to measure again
 
@@ -52,6 +52,7 @@ class Sizes:
     devices: tuple[int, ...] = (6, 12, 24)
     clients: tuple[int, ...] = (1, 4, 16)
     sizes: tuple[int, ...] = tuple(KIB * 4**power for power in range(10))
+    turns: int = 3  # measurements of each cost among many objects: the cheapest says most about it
 
 
 def objects_up_to(most: int) -> Sizes:
@@ -60,7 +61,7 @@ def objects_up_to(most: int) -> Sizes:
     return Sizes(objects=(*places, most))
 
 
-QUICK: Final = Sizes((200, 2_000), (6, 7), (1, 2), (KIB, 64 * KIB, MIB))
+QUICK: Final = Sizes((200, 2_000), (6, 7), (1, 2), (KIB, 64 * KIB, MIB), turns=1)
 
 
 @dataclass
@@ -140,9 +141,10 @@ class Scale:
                 settle(folder)
                 calm = calm_down(target)
                 self._plan.say(f"  the cluster is {'calm' if calm else 'still at work on what was put'}")
-                for kind, name, tasks in works:
+                most = max(_PUTS, there // 10)
+                for kind, name, tasks in works * self._plan.sizes.turns:
                     row = Row(name, kind, _SMALL, tasks, OBJECTS, keys=filled)
-                    done = self._measure(all_series[kind], there, one, row, target, most=max(_PUTS, there // 4))
+                    done = self._measure(all_series[kind], there, one, row, target, most, filled + put)
                     put += done if kind == PUT_MORE else 0
                 if there < goal:
                     break
@@ -203,13 +205,19 @@ class Scale:
         self._plan.say(f"{section.title}: {section.file_system}")
         settle(folder)
 
-    def _measure(self, series: Series, x: float, clients: Clients, row: Row, target: Target, most: int = 0) -> int:
-        """One point; returns how many operations it has."""
+    def _measure(
+        self, series: Series, x: float, clients: Clients, row: Row, target: Target, most: int = 0, held: int = 0
+    ) -> int:
+        """One point, unless a cheaper one is there; returns how many operations it has. `held`: objects before."""
         measurement, _ = measure_row(clients, row, target, self._plan.seconds, most)
         point = Point(x, measurement)
         if row.kind == PUT_MORE and target.catalog_folder is not None:
-            point.catalog_each = disk_bytes([target.catalog_folder]) / (x + measurement.operations)
-        series.points.append(point)
+            point.catalog_each = disk_bytes([target.catalog_folder]) / (held + measurement.operations)
+        again = bool(series.points) and series.points[-1].x == x
+        if again and point.cpu_ms < series.points[-1].cpu_ms:
+            series.points[-1] = point
+        elif not again:
+            series.points.append(point)
         value = f"{series.value(point):,.1f} {series.unit}, {measurement.cpu_ms:.3f} ms CPU each"
         self._plan.say(f"  {x:,.0f}: {series.name}: {value}")
         return measurement.operations

@@ -36,6 +36,8 @@ def test_the_ratio_is_the_median_of_ratios_within_repetitions(report: Report) ->
     assert row(report, "ram", "PUT 4 KiB x32").ratio == pytest.approx(0.8)
     assert row(report, "ram", "GET 64 MiB x2").ratio == pytest.approx(0.8)
     assert row(report, "ram", "LIST").ratio is None
+    assert row(report, "ram", "PUT 4 KiB x32").cpu_ratio == pytest.approx(2 / 3)  # of two parts to three
+    assert row(report, "ram", "LIST").cpu_ratio is None
 
 
 def test_goals_in_memory(report: Report) -> None:

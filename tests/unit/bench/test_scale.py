@@ -83,10 +83,25 @@ def test_all_sections(clusters: list[int], tmp_path: Path) -> None:
 
 
 def test_filling_counts_what_rows_have_put(clusters: list[int], tmp_path: Path) -> None:
-    run(tmp_path, "objects", sizes=Sizes(objects=(1_000, 25_000)))
-    # 500 were put by a row in between; numbers of filling go on without a gap
-    assert Counting.fills == [(0, 1_000), (1_000, 10_000), (11_000, 10_000), (21_000, 3_500)]
-    assert [keys for _, keys in Counting.rows] == [1_000] * 4 + [24_500] * 4
+    run(tmp_path, "objects", sizes=Sizes(objects=(1_000, 25_000), turns=2))
+    # 1,000 were put by rows in between; numbers of filling go on without a gap
+    assert Counting.fills == [(0, 1_000), (1_000, 10_000), (11_000, 10_000), (21_000, 3_000)]
+    assert [keys for _, keys in Counting.rows] == [1_000] * 8 + [24_000] * 8
+
+
+def test_of_several_measurements_the_cheapest_counts(
+    clusters: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spent = iter([0.5, 0.3, 0.4] * 4)
+
+    class Unsteady(Counting):
+        def measure(self, seconds: float, most: int) -> list[Window]:
+            cpu = [next(spent) if self._row is not None and self._row.kind == "LOG" else 0.1]
+            return [Window(100, 0.0, 1.0, cpu[0], 1, array("I", [10] * 100))]
+
+    monkeypatch.setattr(scale, "Clients", Unsteady)
+    (section,) = run(tmp_path, "objects", sizes=Sizes(objects=(1_000, 2_000))).sections
+    assert [point.measurement.cpu["client"] for point in section.series[3].points] == [0.3, 0.3]
 
 
 def test_filling_ends_with_its_time_and_says_so(
@@ -106,8 +121,8 @@ def test_filling_ends_with_its_time_and_says_so(
     monkeypatch.setattr(scale, "Clients", Slow)
     monkeypatch.setattr(scale.time, "monotonic", clock)
     (section,) = run(tmp_path, "objects", fill_s=4.5, sizes=objects_up_to(1_000_000)).sections
-    assert [p.x for p in section.series[0].points] == [10_000, 50_500]
-    assert section.note == "The time for filling ended at 50,500 objects; 100,000 were wanted."
+    assert [p.x for p in section.series[0].points] == [10_000, 51_500]
+    assert section.note == "The time for filling ended at 51,500 objects; 100,000 were wanted."
 
 
 def test_clusters_are_left_before_they_hold_too_much(
