@@ -123,10 +123,9 @@ class Getter:
 
     async def get_range(self, handle: Handle, start: int, end: int, deadline: Deadline) -> bytes:
         """The bytes of a range within the version."""
-        holder = bytes_to_fill(end - start)
-        with holder.getbuffer() as view:
-            await self.read_into(handle, start, view, deadline)
-        return holder.getvalue()
+        data, view = bytes_to_fill(end - start)
+        await self.read_into(handle, start, view, deadline)
+        return data
 
     async def get_into(self, target: Target, buffer: memoryview, start: int) -> int:
         """Fills min(buffer, rest of the version) bytes and returns how many. After an error it may hold anything."""

@@ -1,4 +1,4 @@
-"""Memory for what a get returns: large objects in huge pages, where the system gives them.
+"""Memory for what a get returns: bytes that are filled in place, large ones in huge pages where the system gives them.
 
 glibc asks the kernel for memory of that size each time, and to fault it in by pages of 4 KiB takes longer than to
 receive the bytes.
@@ -7,7 +7,6 @@ receive the bytes.
 from __future__ import annotations
 
 import ctypes
-import io
 import mmap
 from typing import Any, Final
 
@@ -22,30 +21,35 @@ _new_bytes: Any = ctypes.pythonapi.PyBytes_FromStringAndSize  # of None: bytes t
 _new_bytes.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
 _new_bytes.restype = ctypes.py_object
 
+_ffi: Final = FFI()
+_BYTES: Final = _ffi.typeof("uint8_t[]")
 
-def _find() -> tuple[FFI, Any] | None:
+
+def _find() -> Any:
     advice = getattr(mmap, "MADV_HUGEPAGE", None)
     if advice is None:
         return None
-    ffi = FFI()
-    ffi.cdef("int madvise(void *address, size_t length, int advice);")
+    _ffi.cdef("int madvise(void *address, size_t length, int advice);")
     try:
-        library: Any = ffi.dlopen(None)
-        return ffi, lambda address, length: library.madvise(ffi.cast("void *", address), length, advice)
+        library: Any = _ffi.dlopen(None)
+        advise = library.madvise
     except (OSError, AttributeError):
         return None
+    return lambda address, length: advise(_ffi.cast("void *", address), length, advice)
 
 
-_found: Final = _find()
+_advise: Final = _find()
 
 
-def bytes_to_fill(size: int) -> io.BytesIO:
-    """Something that holds so many bytes: what is written into its buffer it hands out as bytes, without a copy."""
-    holder = io.BytesIO(_new_bytes(None, size))
-    if size >= HUGE_FROM and _found is not None:
-        ffi, advise = _found
-        with holder.getbuffer() as view:
-            address = int(ffi.cast("uintptr_t", ffi.from_buffer(view)))
-            first, last = -(-address // _HUGE) * _HUGE, (address + size) // _HUGE * _HUGE
-            advise(first, last - first)  # it is but advice: where it is not taken, nothing is amiss
-    return holder
+def bytes_to_fill(size: int) -> tuple[bytes, memoryview]:
+    """So many bytes that hold anything, and the view to fill them by. Nobody else may see them before they are filled,
+    and nobody may write to them afterwards: then they are bytes as any others, which took no copy."""
+    if not size:
+        return b"", memoryview(bytearray())
+    data: bytes = _new_bytes(None, size)
+    pointer: Any = _ffi.from_buffer(_BYTES, data)
+    if size >= HUGE_FROM and _advise is not None:
+        address = int(_ffi.cast("uintptr_t", pointer))
+        first, last = -(-address // _HUGE) * _HUGE, (address + size) // _HUGE * _HUGE
+        _advise(first, last - first)  # it is but advice: where it is not taken, nothing is amiss
+    return data, memoryview(_ffi.buffer(pointer)).cast("B")

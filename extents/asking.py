@@ -33,7 +33,7 @@ from reedbed.ec.profiles import Profile
 from reedbed.extents.blocks import BlockRows, unpack_table, verify_rows
 from reedbed.extents.choose import needed_positions
 from reedbed.extents.context import ClusterAccess
-from reedbed.extents.offload import off_loop
+from reedbed.extents.offload import SUMS_AS_CODING, off_loop
 from reedbed.protos import convert, storage_pb2
 from reedbed.protos.methods import READ_SHARDS
 from reedbed.protos.types import Device, Extent, PlacementGroup, Position
@@ -307,7 +307,10 @@ class Asker:
             if found.end != start + length:
                 raise Corrupt("the rows do not add up to the range", where=where)
             data = into[at : at + length]
-            wrong = await off_loop(length, lambda found=found, data=data: verify_rows(self.extent.id, found, data))  # type: ignore[misc]
+            wrong = await off_loop(
+                length // SUMS_AS_CODING,
+                lambda found=found, data=data: verify_rows(self.extent.id, found, data),  # type: ignore[misc]
+            )
             if wrong is not None:
                 raise Corrupt(f"block {wrong} does not match its checksum", where=where)
             verified.append(found)

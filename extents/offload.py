@@ -13,6 +13,7 @@ T = TypeVar("T")
 # Bytes that are summed in 0.1 ms and coded in 0.3: the way to a thread and back costs as much, and the event loop waits
 # for the lock of the interpreter on top of it.
 INLINE_BELOW: Final = 2 * MIB
+SUMS_AS_CODING: Final = 4  # blocks are summed so many times as fast as they are coded, and with the lock held
 
 
 async def off_loop(size: int, work: Callable[[], T]) -> T:
