@@ -293,6 +293,7 @@ class MuxLane:
         """See lane.py."""
         self._watch.discard(call)
         self._mux.cancel(call)
+        call.leave()
         self._pump.wake()
 
     async def close(self) -> None:
@@ -308,7 +309,7 @@ class MuxLane:
         started, method = call.started, call.outgoing.head.method
         self._mux.cancel(call)
         self._pump.wake()
-        call.done(DeadlineExceeded(f"no answer to {method} in time", where=self._address, maybe_applied=started))
+        call.tell(DeadlineExceeded(f"no answer to {method} in time", where=self._address, maybe_applied=started))
         if self._asked is not None and self._loop.time() - self._asked >= SILENT_S:
             # the two sides may have lost each other within a message, which pings below us do not show
             self._end(Unavailable(f"the daemon said nothing for {SILENT_S:g} s", where=self._address))

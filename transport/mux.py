@@ -33,6 +33,10 @@ _WORTH_PART: Final = 64  # and a frame in a message that is sent anyway from thi
 Outcome = Reply | ReedbedError
 
 
+def _nobody(outcome: Outcome) -> None:
+    """Who has the outcome already, or has given up."""
+
+
 class Account:
     """Payload bytes that have come in: `held` until they are consumed, then `owed` until the other end is told."""
 
@@ -161,6 +165,18 @@ class ClientCall:
         """Any of the request may have reached the server."""
         return self.outgoing.started
 
+    def tell(self, outcome: Outcome) -> None:
+        """Hands the outcome over, and lets go of who waited: they may know the call, and a cycle would keep the
+        caller's memory until Python looks for such."""
+        done, self.done = self.done, _nobody
+        self.payload = None
+        done(outcome)
+
+    def leave(self) -> None:
+        """Nobody waits for the outcome any more."""
+        self.done = _nobody
+        self.payload = None
+
 
 class ClientMux(End):
     """The caller's end. Outcomes are handed to each call's `done`, from within `receive` and `close`."""
@@ -237,7 +253,7 @@ class ClientMux(End):
         """Ends all calls with the error made for each; it is told whether the server may know of the call."""
         for call in list(self._calls.values()):
             self._forget(call)
-            call.done(error(call.started))
+            call.tell(error(call.started))
         self.outbox.clear()
 
     def _answer(self, frame: Frame) -> None:
@@ -250,7 +266,7 @@ class ClientMux(End):
         if frame.kind == frames.ERROR:
             self.late(frame)
             self._forget(call)
-            call.done(frame.error or ReedbedError("the server gave an error without saying which"))
+            call.tell(frame.error or ReedbedError("the server gave an error without saying which"))
             return
         if call.total >= 0:
             raise Corrupt(f"call {call.id} was answered twice")
@@ -262,7 +278,7 @@ class ClientMux(End):
             error = Corrupt(f"an answer of {call.total} bytes for a buffer of {len(call.into)}", maybe_applied=True)
             self.late(frame)
             self.cancel(call)
-            call.done(error)
+            call.tell(error)
             return
         self._piece(call, frame)
 
@@ -300,7 +316,7 @@ class ClientMux(End):
                     call.payload = memoryview(b"") if call.into is None else call.into[:0]
             reply = Reply(call.header, call.payload, call.epoch, call.term)
             self._forget(call)
-            call.done(reply)
+            call.tell(reply)
 
     def _forget(self, call: ClientCall) -> None:
         del self._calls[call.id]

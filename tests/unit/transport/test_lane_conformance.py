@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 from typing import Any
 
@@ -276,3 +277,33 @@ async def test_another_cluster_or_protocol_is_refused(kind: Any, service: Any) -
     service.limit(protocol=99)
     with pytest.raises(WrongProtocol):
         await kind.open(address)
+
+
+async def test_a_call_that_has_ended_keeps_no_memory_of_its_caller(pair: Pair) -> None:
+    """Not even until Python looks for cycles: a caller's memory may be a file's mapping that is to be closed."""
+    gc.collect()
+    gc.disable()
+    try:
+        for size in (100, 3 * MIB):
+            held = bytearray(size)
+            await pair.lane.call("echo", b"", [memoryview(held)], deadline=Deadline(20), into=memoryview(held))
+            lost = asyncio.ensure_future(
+                pair.lane.call("wait", b"", [memoryview(held)], deadline=Deadline(20), into=memoryview(held))
+            )
+            await pair.service.started.acquire()
+            lost.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await lost
+            del lost
+            pair.service.last = None
+            await until(lambda held=held: is_free(held))
+    finally:
+        gc.enable()
+
+
+def is_free(buffer: bytearray) -> bool:
+    try:
+        buffer.append(0)
+    except BufferError:
+        return False
+    return True
