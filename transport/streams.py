@@ -34,7 +34,7 @@ from reedbed.transport.stream_frames import HEAD, Head, encode
 VERSION: Final = 1
 TICKET: Final = 32  # bytes
 STALLED_S: Final = 30.0  # an end that takes no answers for so long, and asks for more, is left
-CREDIT_DELAY_S: Final = 0.005  # a little owed credit waits so long for a message to travel in
+CREDIT_DELAY_S: Final = 0.05  # a little owed credit waits so long for other frames to travel with
 
 _MAGIC: Final = b"RBstream" + bytes([VERSION, 0, 0, 0])
 GREETING: Final = len(_MAGIC) + TICKET + 4
