@@ -388,7 +388,7 @@ async def test_a_commit_that_has_its_whole_round_refused_fails_alone(store: Asyn
 async def test_a_long_listing_asks_for_the_next_page_while_one_is_looked_at(store: AsyncStore, cluster: Any) -> None:
     cluster.page = 2
     keys = [f"k{number}" for number in range(9)]
-    await store.put_many("data", dict.fromkeys(keys, b"x"))
+    await store.put_many("data", {key: b"x" for key in keys})
     rows = store.list("data")
     calls = []
     for _ in keys:
