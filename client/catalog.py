@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -165,13 +164,9 @@ class Catalog:
     async def list_objects(
         self, bucket: str, prefix: bytes, delimiter: bytes, start_after: bytes, deadlines: Deadlines
     ) -> AsyncIterator[list[ObjectInfo | CommonPrefix]]:
-        """Pages of a listing in the order of keys; each holds as of its own instant.
-
-        Whoever goes on to the second page reads a long listing: from then on the next page is asked for while one is
-        looked at.
-        """
-
-        async def page(token: bytes) -> catalog_pb2.ListReply:
+        """Pages of a listing in the order of keys; each holds as of its own instant."""
+        token = b""
+        while True:
             request = catalog_pb2.ListRequest(
                 bucket=bucket,
                 prefix=prefix,
@@ -181,24 +176,11 @@ class Catalog:
                 token=token,
                 packed=True,
             )
-            return await self._link.call(methods.LIST, request, catalog_pb2.ListReply, deadlines())
-
-        ahead: asyncio.Task[catalog_pb2.ListReply] | None = None
-        reply = await page(b"")
-        try:
-            while True:
-                rows, token = page_of(bucket, reply)
-                yield rows
-                if not token:
-                    return
-                reply = await (page(token) if ahead is None else ahead)
-                ahead = None
-                if reply.token:
-                    ahead = asyncio.get_running_loop().create_task(page(reply.token))
-                    ahead.add_done_callback(_look)
-        finally:
-            if ahead is not None:
-                ahead.cancel()
+            reply = await self._link.call(methods.LIST, request, catalog_pb2.ListReply, deadlines())
+            rows, token = page_of(bucket, reply)
+            yield rows
+            if not token:
+                return
 
     async def list_versions(self, bucket: str, prefix: bytes, deadlines: Deadlines) -> AsyncIterator[list[ObjectInfo]]:
         """Pages of all versions, delete markers too: keys in order, the newest version of each first."""
@@ -293,12 +275,6 @@ class Catalog:
         if not isinstance(told, dict):
             raise Corrupt("the catalog's answer is not a JSON object", where=self._link.endpoint)
         return told
-
-
-def _look(task: asyncio.Task[catalog_pb2.ListReply]) -> None:
-    # whoever listed may have stopped before the page; then nobody else would look at its error
-    if not task.cancelled():
-        task.exception()
 
 
 def page_of(bucket: str, reply: catalog_pb2.ListReply) -> tuple[list[ObjectInfo | CommonPrefix], bytes]:

@@ -383,35 +383,3 @@ async def test_a_commit_that_has_its_whole_round_refused_fails_alone(store: Asyn
     assert isinstance(results["a"], ObjectInfo)
     assert isinstance(results["c"], ObjectInfo)
     assert max(sizes) > 1
-
-
-async def test_a_long_listing_asks_for_the_next_page_while_one_is_looked_at(store: AsyncStore, cluster: Any) -> None:
-    cluster.page = 2
-    keys = [f"k{number}" for number in range(9)]
-    await store.put_many("data", {key: b"x" for key in keys})
-    rows = store.list("data")
-    calls = []
-    for _ in keys:
-        await anext(rows)
-        await asyncio.sleep(0.01)
-        calls.append(cluster.calls[methods.LIST])
-    assert calls == [1, 1, 3, 3, 4, 4, 5, 5, 5]
-    assert [row async for row in rows] == []
-    assert [row.key async for row in store.list("data") if isinstance(row, ObjectInfo)] == keys
-    # whoever stops on the way leaves nothing behind, also when the page ahead never comes, or fails
-    for fault in ("hang", "refuse"):
-        rows = store.list("data")
-        await anext(rows)
-        await anext(rows)
-        if fault == "hang":
-            cluster.hang = {methods.LIST}
-            waiting = asyncio.ensure_future(anext(rows))
-            await asyncio.sleep(0.01)
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
-            cluster.hang = set()
-        else:
-            await anext(rows)
-            cluster.refuse[methods.LIST] = 1000
-        await rows.aclose()
