@@ -104,13 +104,19 @@ class CommitRounds:
         The outcome has no error of its own: that is told as an error."""
         if self._closed:
             raise Unavailable("the store is closed", retryable=False)
-        if not self._running:
-            self._background.start(self._run(), "commit rounds")
-            self._running = True
         size = len(op)
         for extent in extents:
             size += 64 + 24 * (extent.k + extent.m)
-        self._queue.append(_Queued(op, extents, waiter, size))  # before the task that was started has its first turn
+        # before a task that is started has its first turn, which may be at once
+        self._queue.append(_Queued(op, extents, waiter, size))
+        if not self._running:
+            self._running = True
+            try:
+                self._background.start(self._run(), "commit rounds")
+            except BaseException:
+                self._running = False
+                self._queue.pop()
+                raise
 
     async def _run(self) -> None:
         try:

@@ -146,10 +146,15 @@ class Packer:
         lot = self._lots.get(name)
         if lot is None:
             lot = self._lots[name] = _Lot(profile)
+        lot.queue.append(small)  # before a task that is started has its first turn, which may be at once
         if lot.writing < ROUNDS:
-            self._background.start(self._drain(name, lot), "packing")
             lot.writing += 1
-        lot.queue.append(small)  # before the task that was started has its first turn
+            try:
+                self._background.start(self._drain(name, lot), "packing")
+            except BaseException:
+                lot.writing -= 1
+                lot.queue.remove(small)
+                raise
 
     async def wait(self, small: Small) -> ObjectInfo:
         """The info of what was submitted, or its error. Giving up the wait gives up the object."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from reedbed.common.checksums import crc32c, place_sum
@@ -200,6 +201,7 @@ class ReadRounds:
             line.calls += 1
             call.task = asyncio.get_running_loop().create_task(self._call(line, reads, size, longest))
             self._tasks[call.task] = None
+            call.task.add_done_callback(partial(self._ended, line, reads))
 
     async def _call(self, line: _Line, reads: Sequence[SmallRead], size: int, deadline: Deadline) -> None:
         access, device = self._access, reads[0].device
@@ -215,19 +217,19 @@ class ReadRounds:
                     rebuild(error.code, error.what, error.where, error.hint, error.retryable, error.maybe_applied),
                 )
         except asyncio.CancelledError:
-            for read in reads:
-                _fail(read, Unavailable("the store was closed during the read", retryable=False))
             raise
         except BaseException as error:
             for read in reads:
                 _fail(read, ReedbedError(f"the read failed unexpectedly: {error!r}"))
             raise
-        finally:
-            task = asyncio.current_task()
-            if task is not None:
-                self._tasks.pop(task, None)
-            line.calls -= 1
-            self._send(line)
+
+    def _ended(self, line: _Line, reads: Sequence[SmallRead], task: asyncio.Task[None]) -> None:
+        """A call has ended, or was cancelled before it had its first turn."""
+        self._tasks.pop(task, None)
+        line.calls -= 1
+        for read in reads:
+            _fail(read, Unavailable("the store was closed during the read", retryable=False))
+        self._send(line)
 
     def _record(self, device: int, reads: Sequence[SmallRead]) -> None:
         """How long the read that waited longest took, once for each size."""
@@ -254,7 +256,7 @@ class ReadRounds:
                 failed += read.length
                 _fail(read, rebuild(result.code, result.what, where=read.where()))
                 continue
-            end = at + read.length
+            end = at + result.length
             if not read.done.done():
                 data = bytes(payload[at:end])
                 outcome: Outcome

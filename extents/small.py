@@ -63,8 +63,8 @@ class SmallReads:
 
     async def close(self) -> None:
         """Ends the calls under way."""
-        self._wheel.close()
         await self._rounds.close()
+        self._wheel.close()
 
     def _place(self, extent: Extent, offset: int, length: int) -> tuple[Device, Piece, tuple[int, ...]] | None:
         """The one device to ask, what for, and the devices of its PG; None where the case is not that simple."""

@@ -40,8 +40,7 @@ class Wheel:
         entries = self._slots.get(slot)
         if entries is None:
             self._slots[slot] = {entry: None}
-            if self._timer is None or slot < self._armed:
-                self._arm(loop, slot)
+            self._arm_by(loop, slot)
         else:
             entries[entry] = None
 
@@ -65,8 +64,11 @@ class Wheel:
                 entry.slot = 0
         self._slots.clear()
 
-    def _arm(self, loop: asyncio.AbstractEventLoop, slot: int) -> None:
+    def _arm_by(self, loop: asyncio.AbstractEventLoop, slot: int) -> None:
+        """Turns at this slot at the latest."""
         if self._timer is not None:
+            if self._armed <= slot:
+                return
             self._timer.cancel()
         self._armed = slot
         self._timer = loop.call_at(slot * self._tick, self._turn)
@@ -86,5 +88,5 @@ class Wheel:
                 entry.due()
             if entries is not None and self._slots.get(slot) is entries:
                 del self._slots[slot]
-        if self._slots and self._timer is None:
-            self._arm(loop, min(self._slots))
+        if self._slots:
+            self._arm_by(loop, min(self._slots))  # what was due may have added what is due much later

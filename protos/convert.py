@@ -117,11 +117,14 @@ def text_of(key: bytes) -> str:
 
 
 def info_from_message(message: catalog_pb2.ObjectInfo) -> ObjectInfo:
-    """What the message tells, each field when it is asked for: the message must not change any more."""
-    return told_later(text_of(message.key), _info_field, message)
+    """What the message tells, each field when it is asked for. Of the answer that it came in nothing else is kept."""
+    return told_later(text_of(message.key), _info_field, [message.SerializeToString()])
 
 
-def _info_field(message: catalog_pb2.ObjectInfo, name: str) -> Any:
+def _info_field(told: list[Any], name: str) -> Any:
+    message = told[0]
+    if isinstance(message, bytes):
+        message = told[0] = catalog_pb2.ObjectInfo.FromString(message)
     find = _INFO_FIELDS.get(name)
     return getattr(message, name) if find is None else find(message)
 

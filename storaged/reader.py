@@ -30,6 +30,7 @@ from reedbed.storaged.record import HEAD, ShardHead
 from reedbed.storaged.segments import SegmentPool
 
 ROWS_OF_CALL: Final = 1 << 18  # of tables in one answer; one read may go beyond it alone
+NOW_TOUCHED: Final = MIB  # of blocks that one `read_now` goes through: a range of one byte costs its whole block
 HEADS_BYTES: Final = 16 * MIB  # of heads and tables kept in memory, about
 PIECE: Final = 512 * KIB  # that is read and summed at once, so that it is summed while it is in the processor's cache
 _ROW_BYTES: Final = 128  # that Python takes for a row and its place
@@ -65,6 +66,7 @@ class Reader:
         self._lock = threading.Lock()
         self._heads: OrderedDict[Position, Opened] = OrderedDict()
         self._heads_bytes = 0
+        self._now_left = 0  # bytes of blocks that the present `read_now` may still go through
         self.served = 0  # reads that were asked for; only to tell whether there are any
 
     def read(self, asked: ReadShard) -> ReadResult:
@@ -83,6 +85,7 @@ class Reader:
             found = self._find(keys)
         if found is None:
             return None
+        self._now_left = NOW_TOUCHED
         try:
             return self._read_all(asked, found, now=True)
         except _WouldWait:
@@ -162,7 +165,14 @@ class Reader:
         self, asked: ReadShard, entry: Entry, block: int, *, now: bool, cause: Exception | None = None
     ) -> ReadResult:
         """What was found is not right: a hole may have been punched under the read."""
-        newer = self._book.get(shard_key(asked.extent, asked.index))
+        key = shard_key(asked.extent, asked.index)
+        if now and not self._in_memory:
+            known = self._book.known([key])
+            if known is None:
+                raise _WouldWait
+            newer = known[0]
+        else:
+            newer = self._book.get(key)
         if newer is None or newer.state != LIVE:
             raise self._unknown(asked)
         if newer.position != entry.position:
@@ -201,6 +211,10 @@ class Reader:
         starts = opened.starts
         base, size = starts[first], starts[end] - starts[first]
         at = entry.offset + HEAD + entry.tables + base
+        if now:
+            self._now_left -= size
+            if self._now_left < 0:
+                raise _WouldWait
         if now or size <= PIECE:
             raw = self._bytes(entry.segment, at, size, now=now)
             return raw, first if len(raw) != size else _wrong(asked, opened, first, end, raw)

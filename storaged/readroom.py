@@ -34,11 +34,11 @@ class ReadRoom:
         try:
             await place[0]
         except asyncio.CancelledError:
-            if place[0].done() and not place[0].cancelled():
-                self.give(count)
-            else:
+            if place in self._line:
                 self._line.remove(place)
                 self._admit()
+            elif not place[0].cancelled():
+                self.give(count)
             raise
 
     def try_take(self, count: int) -> bool:
@@ -61,5 +61,6 @@ class ReadRoom:
     def _admit(self) -> None:
         while self._line and self._fits(self._line[0][1]):
             future, count = self._line.popleft()
-            self.held += count
-            future.set_result(None)
+            if not future.cancelled():  # whoever was may not have had its turn yet
+                self.held += count
+                future.set_result(None)

@@ -2,8 +2,7 @@
 
 The file `reserve` holds room that other users of the disk cannot take either; it is given up when a removal or a
 checkpoint meets a full disk, and taken again when there is plenty. Puts are refused as soon as less than the reserve's
-size is free, or the device's own capacity is used up. While there is room for much more than a few batches the disk is
-not asked before each one; should others fill it between, the write itself fails, or the next look tells.
+size is free, or the device's own capacity is used up.
 """
 
 from __future__ import annotations
@@ -14,14 +13,12 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from reedbed.common.limits import GIB, MIB
-from reedbed.storaged.disk import NOT_THE_DISK, Disk, Space
+from reedbed.common.limits import MIB
+from reedbed.storaged.disk import NOT_THE_DISK, Disk
 
 NAME: Final = "reserve"
 RESERVE_BYTES: Final = 16 * MIB
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-AMPLE: Final = 4 * GIB
-LOOKS_APART: Final = 16  # batches that are written between two looks at a disk with ample room
 _PLENTY: Final = 4  # times the reserve must be free before it is taken
 
 
@@ -39,8 +36,6 @@ class Reserve:
         self._capacity = capacity
         self._used = used
         self._lock = threading.Lock()
-        self._seen = Space(0, 0)
-        self._unseen = 0  # batches until the next look
         self.size = reserve_size(self.capacity(), size)
 
     def capacity(self) -> int:
@@ -49,18 +44,7 @@ class Reserve:
 
     def room(self) -> int:
         """Bytes that puts may take now."""
-        return self._room_in(self._disk.space())
-
-    def room_for_batch(self) -> int:
-        """Bytes that puts of the next batch may take; for the writer alone."""
-        if self._unseen:
-            self._unseen -= 1
-        else:
-            self._seen = self._disk.space()
-            self._unseen = LOOKS_APART - 1 if self._seen.free - self.size > AMPLE else 0
-        return self._room_in(self._seen)
-
-    def _room_in(self, space: Space) -> int:
+        space = self._disk.space()
         own = (min(space.total, self._capacity) if self._capacity else space.total) - self._used()
         return max(0, min(space.free - self.size, own))
 

@@ -102,41 +102,60 @@ class SegmentPool:
         """Close the file as soon as nobody uses it."""
         with self._lock:
             handle = self._handles.pop(number, None)
-            if handle is not None:
-                self._retire(handle)
+            idle = handle is not None and self._retire(handle)
+        if handle is not None and idle:
+            handle.file.close()
 
     def close(self) -> None:
         with self._lock:
-            for handle in self._handles.values():
-                self._retire(handle)
+            idle = [handle for handle in self._handles.values() if self._retire(handle)]
             self._handles.clear()
+        for handle in idle:
+            handle.file.close()
 
     def take(self, number: int, *, opening: bool = True) -> Handle | None:
         """The file of a segment, until it is given back. FileNotFoundError; None, not opening, if it is not open."""
         with self._lock:
-            handle = self._handles.get(number)
-            if handle is None:
-                if not opening:
-                    return None
-                handle = self._handles[number] = Handle(self._disk.open(segment_name(number)))
+            handle = self._known(number)
+        if handle is not None or not opening:
+            return handle
+        opened = Handle(self._disk.open(segment_name(number)))
+        idle: list[Handle] = []
+        with self._lock:
+            handle = self._known(number)
+            if handle is not None:  # another thread was faster
+                idle.append(opened)
+            else:
+                handle = self._handles[number] = opened
+                handle.users += 1
                 if len(self._handles) > self._limit:
                     _, oldest = self._handles.popitem(last=False)
-                    self._retire(oldest)
-            else:
-                self._handles.move_to_end(number)
-            handle.users += 1
-            return handle
+                    if self._retire(oldest):
+                        idle.append(oldest)
+        for one in idle:
+            one.file.close()
+        return handle
 
     def give(self, handle: Handle) -> None:
         with self._lock:
             handle.users -= 1
-            if handle.dropped and handle.users == 0:
-                handle.file.close()
-
-    def _retire(self, handle: Handle) -> None:
-        handle.dropped = True
-        if handle.users == 0:
+            idle = handle.dropped and handle.users == 0
+        if idle:
             handle.file.close()
+
+    def _known(self, number: int) -> Handle | None:
+        """An open file, with one user more."""
+        handle = self._handles.get(number)
+        if handle is not None:
+            self._handles.move_to_end(number)
+            handle.users += 1
+        return handle
+
+    @staticmethod
+    def _retire(handle: Handle) -> bool:
+        """Whether it is to be closed now, and not by who uses it last."""
+        handle.dropped = True
+        return handle.users == 0
 
 
 class ReadAround:

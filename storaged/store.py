@@ -477,7 +477,7 @@ class ShardStore:
             metrics=self.metrics,
             device=bytes.fromhex(self._identity.device),
             salt=self._identity.seed,
-            room=self._reserve.room_for_batch,
+            room=self._reserve.room,
             release_reserve=self._reserve.release,
             on_failed=self._on_failed,
             on_removed=self._keeper.punch,

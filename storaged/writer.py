@@ -30,7 +30,7 @@ from reedbed.common.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from reedbed.common.limits import KIB, MIB, PAYLOAD_MAX
+from reedbed.common.limits import KIB, MIB
 from reedbed.common.metrics import Metrics
 from reedbed.common.runner import WHEN_WOKEN, Runner, Running
 from reedbed.storaged.batch import Batch, View, disk_full
@@ -42,14 +42,12 @@ from reedbed.storaged.entries import Entry, NewShard, Position, split_key
 from reedbed.storaged.generations import Generations
 from reedbed.storaged.operations import Operation, Put, Remove, begin, refuse, tell
 from reedbed.storaged.record import SEGMENT_HEADER, padded
-from reedbed.storaged.reserve import AMPLE, LOOKS_APART, NO_ROOM
+from reedbed.storaged.reserve import NO_ROOM
 from reedbed.storaged.segments import SegmentPool, make_segment
 
 BATCH_BYTES: Final = 32 * MIB  # a batch takes no further operation from here on
 BATCH_OPERATIONS: Final = 4096
 HERE_BYTES: Final = 256 * KIB  # that `step_here` writes: more takes longer than an event loop should stand still
-
-assert LOOKS_APART * (BATCH_BYTES + PAYLOAD_MAX) < AMPLE
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Final
 
 from reedbed.common.limits import KIB
 
-_STEP: Final = 256 * KIB  # capacities are multiples of it
+_STEP: Final = 64 * KIB  # capacities are multiples of it
 _LOOKS: Final = 8  # at buffers that may be free, for each one that is wanted
 
 

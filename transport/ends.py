@@ -144,6 +144,7 @@ class _Watch(Generic[K]):
         self._deadlines: dict[K, Deadline] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._when = 0.0
+        self._closed = False
 
     def add(self, call: K, deadline: Deadline, left: float) -> None:
         """`left`: seconds of the deadline."""
@@ -154,11 +155,15 @@ class _Watch(Generic[K]):
         self._deadlines.pop(call, None)
 
     def close(self) -> None:
+        """Tells of nothing any more."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
 
     def _look_at(self, when: float) -> None:
         """Looks by then at the latest."""
+        if self._closed:
+            return
         if self._timer is not None:
             if self._when <= when:
                 return
@@ -173,7 +178,10 @@ class _Watch(Generic[K]):
             left = deadline.left()
             if left == 0.0:
                 if self._deadlines.pop(call, None) is not None:
-                    self._passed(call)
+                    try:
+                        self._passed(call)
+                    except Exception:  # a bug, of one call alone
+                        log.exception("a call whose deadline has passed could not be ended")
             elif left is not None and (soonest is None or left < soonest):
                 soonest = left
         if soonest is not None:
@@ -392,12 +400,13 @@ class ServerEnd:
             self._watch.close()
             self._mux.close()
             begun, self._begun = self._begun, {}
-            for cancel in begun.values():
-                cancel()
+            for call, cancel in begun.items():
+                self._give_up(call, cancel, Unavailable("the lane has ended"))
             for task in self._handlers.values():
                 task.cancel()
             if self._handlers:
                 await asyncio.wait(self._handlers.values())
+            self._mux.forget()
 
     def _receive(self, batch: Sequence[Frame]) -> None:
         for event in self._mux.receive(batch):
@@ -405,9 +414,7 @@ class ServerEnd:
             if isinstance(event, Start):
                 self._start(call)
             elif call in self._begun:
-                self._begun.pop(call)()
-                if call.state == "stopped":
-                    self._answered(call, Unavailable("the caller gave up"))
+                self._give_up(call, self._begun.pop(call), Unavailable("the caller gave up"))
             elif call in self._handlers:
                 self._handlers[call].cancel()
 
@@ -451,6 +458,14 @@ class ServerEnd:
         else:
             self._fail(call, outcome)
 
+    def _give_up(self, call: ServerCall, cancel: Callable[[], None], error: ReedbedError) -> None:
+        """Nobody waits for a call that was begun without a task: its answer, should it still come, is dropped."""
+        try:
+            cancel()
+        except Exception:
+            log.exception("%s could not be cancelled", call.request.method)
+        self._answered(call, error)
+
     def _late(self, call: ServerCall) -> None:
         """The deadline of a call has passed."""
         task = self._handlers.get(call)
@@ -459,9 +474,9 @@ class ServerEnd:
             return
         cancel = self._begun.pop(call, None)
         if cancel is not None:
-            cancel()
             method = call.request.method
-            self._answered(call, DeadlineExceeded(f"{method} was stopped at its deadline", maybe_applied=True))
+            error = DeadlineExceeded(f"{method} was stopped at its deadline", maybe_applied=True)
+            self._give_up(call, cancel, error)
 
     async def _handle(self, call: ServerCall) -> None:
         try:

@@ -18,7 +18,7 @@ from reedbed.protos import lane_pb2
 from reedbed.transport.ends import MuxLane
 from reedbed.transport.greeting import SOFTWARE, check_hello, offered, parse_hello
 from reedbed.transport.statuses import error_from_status
-from reedbed.transport.stream_client import client_context, open_stream
+from reedbed.transport.stream_client import client_context, fits, open_stream
 from reedbed.transport.streams import VERSION, Stream
 from reedbed.transport.sums import sealed
 from reedbed.transport.tls import TlsConfig
@@ -26,6 +26,9 @@ from reedbed.transport.tls import TlsConfig
 SERVICE: Final = "reedbed.v1.Reedbed"
 HELLO: Final = f"/{SERVICE}/Hello"
 LANE: Final = f"/{SERVICE}/Lane"
+
+WITHOUT_S: Final = 300.0  # a daemon whose streams could not be had is not asked for one again so soon
+_WITHOUT_MAX: Final = 10_000  # addresses
 
 KEEPALIVE_MS: Final = 10_000
 KEEPALIVE_TIMEOUT_MS: Final = 5_000
@@ -59,6 +62,7 @@ class GrpcConnector:
         self._streams = streams
         self._server_name = server_name
         self._context: ssl.SSLContext | None = None
+        self._without: dict[str, float] = {}  # where streams cannot be had, by the loop's clock until when
         self._credentials: grpc.ChannelCredentials | None = None
         if tls is not None:
             ca, cert, key = tls.read()
@@ -93,7 +97,11 @@ class GrpcConnector:
             hello = check_hello(parse_hello(data or b"", address), cluster, address)
             framed = await self._framed(address, data, deadline) if self._streams else None
             if framed is not None:
-                await channel.close()
+                try:
+                    await channel.close()
+                except BaseException:
+                    framed.abort()
+                    raise
                 return MuxLane(hello, framed, address, framed.end)
             stream: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(LANE)()
         except grpc.aio.AioRpcError as error:
@@ -107,10 +115,18 @@ class GrpcConnector:
     async def _framed(self, address: str, hello: bytes, deadline: Deadline) -> Stream | None:
         """A framed stream, where the daemon offers one that can be had."""
         offer = offered(hello)
-        if not offer.streams:
+        now = asyncio.get_running_loop().time()
+        if not offer.streams or now < self._without.get(address, now):
             return None
         name = self._server_name or address.rpartition(":")[0].strip("[]")
-        return await open_stream(address, offer, self._context, name, deadline)
+        stream = await open_stream(address, offer, self._context, name, deadline)
+        if stream is not None:
+            self._without.pop(address, None)
+        elif any(fits(where, address, offer.port) for where in offer.streams):
+            if len(self._without) >= _WITHOUT_MAX:
+                self._without.clear()
+            self._without[address] = now + WITHOUT_S
+        return stream
 
 
 class _StreamWire:

@@ -184,6 +184,13 @@ class ServerMux(End):
         self.outbox.clear()
         self.sent()
 
+    def forget(self) -> None:
+        """The lane has ended and no handler runs any more: forgets what is left, such as calls that came together with
+        something that broke the protocol."""
+        for call in list(self._calls.values()):
+            self._forget(call)
+        self.sent()
+
     def place(self, call: int, size: int) -> Place | None:
         found = self._calls.get(call)
         if found is None or found.state != "receiving" or size > found.total - found.got:
@@ -298,10 +305,19 @@ class ServerMux(End):
         self.outbox.control(Frame(frames.ERROR, id_, error=_trimmed(error), epoch=epoch, term=term))
 
 
+def _is_utf8(text: str) -> bool:
+    """Whether it can be sent as it is: names of files may hold what no UTF-8 says."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _trimmed(error: ReedbedError) -> ReedbedError:
     """The error with texts that fit into a frame."""
     texts = (error.what, error.where, error.hint)
-    if max(map(len, texts)) <= _ERROR_TEXT_MAX:
+    if max(map(len, texts)) <= _ERROR_TEXT_MAX and all(map(_is_utf8, texts)):
         return error
-    what, where, hint = (text[:_ERROR_TEXT_MAX] for text in texts)
+    what, where, hint = (text[:_ERROR_TEXT_MAX].encode("utf-8", "replace").decode() for text in texts)
     return rebuild(error.code, what, where, hint, error.retryable, error.maybe_applied)

@@ -16,12 +16,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from reedbed.common import logs
 from reedbed.common.checksums import Buffer
 from reedbed.common.clock import Deadline
 from reedbed.common.errors import Corrupt, InvalidArgument
 from reedbed.common.limits import CHUNK, FRAMES_MAX, HEADER_MAX, KIB, MESSAGE_MAX, MIB
 from reedbed.transport import frames
 from reedbed.transport.frames import Frame
+
+log = logs.get("transport")
 
 SMALL: Final = 64 * KIB  # payloads up to here travel in the call's first frame
 OVERTAKE_MAX: Final = 4 * MIB
@@ -216,7 +219,10 @@ class Outbox:
         """All that was taken has left: nobody reads its buffers any more."""
         left, self.left = self.left, []
         for done in left:
-            done()
+            try:
+                done()
+            except Exception:  # a bug, of one answer alone
+                log.exception("what was to be done after an answer had left failed")
 
     def _push(self, item: Frame | Outgoing) -> None:
         self._frames.append(item)

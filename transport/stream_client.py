@@ -33,7 +33,7 @@ async def open_stream(
             continue
         try:
             stream = await asyncio.wait_for(_open(address, where, offer.ticket, context, name), limit.left())
-        except (OSError, TimeoutError, ValueError, Corrupt) as error:
+        except (OSError, TimeoutError, ValueError, OverflowError, Corrupt) as error:
             log.debug("no framed stream to %s at %s: %s", address, where, error)
             continue
         if stream is not None:

@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from reedbed.common import limits, logs
 from reedbed.common.clock import Clock
@@ -91,9 +91,12 @@ class StreamListener:
         self._local = streams.local and not bind.startswith("unix:") and not streams.advertise
         self._tickets = Tickets(clock)
         self._context = server_context(tls) if tls is not None else None
+        self._tls: dict[str, Any] = {"ssl": self._context}
+        if self._context is not None:
+            self._tls["ssl_handshake_timeout"] = GREETING_S
         self._servers: list[asyncio.Server] = []
         self._serve: Serve | None = None
-        self._waiting: set[Stream] = set()
+        self._waiting: dict[Stream, asyncio.TimerHandle] = {}  # who has not said the greeting, in the order of coming
         self._tasks: set[asyncio.Task[None]] = set()
         self._addresses: list[str] = []
 
@@ -106,11 +109,11 @@ class StreamListener:
                 path = self._bind.removeprefix("unix:")
                 # gRPC has the name beside it, so whoever had this one is gone
                 await asyncio.to_thread(Path(path).unlink, missing_ok=True)
-                self._servers.append(await loop.create_unix_server(self._made, path, ssl=self._context))
+                self._servers.append(await loop.create_unix_server(self._made, path, **self._tls))
                 self._addresses = [self._bind]
                 return
             host, _, port = self._bind.rpartition(":")
-            server = await loop.create_server(self._made, host.strip("[]"), int(port), ssl=self._context)
+            server = await loop.create_server(self._made, host.strip("[]"), int(port), **self._tls)
         except OSError as error:
             raise AlreadyExists(
                 f"cannot listen for framed streams: {error.strerror or error}",
@@ -126,7 +129,7 @@ class StreamListener:
             except OSError as error:
                 log.info("no framed streams over unix sockets: %s", error)
             else:
-                self._servers.append(await loop.create_unix_server(self._made, sock=sock, ssl=self._context))
+                self._servers.append(await loop.create_unix_server(self._made, sock=sock, **self._tls))
                 self._addresses.append(f"@{name}")
         self._addresses.append(self._advertise or f":{server.sockets[0].getsockname()[1]}")
 
@@ -140,7 +143,7 @@ class StreamListener:
             server.close()
         self._servers.clear()
         for stream in list(self._waiting):
-            stream.abort()
+            self._leave(stream)
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
@@ -154,18 +157,21 @@ class StreamListener:
     def _made(self) -> Stream:
         loop = asyncio.get_running_loop()
         stream = Stream(GREETING, self._greeted)
-        self._waiting.add(stream)
-        if len(self._waiting) > _WAITING_MAX:
-            next(iter(self._waiting)).abort()
-        loop.call_later(GREETING_S, self._too_late, stream)
+        if len(self._waiting) >= _WAITING_MAX:
+            self._leave(next(iter(self._waiting)))
+        self._waiting[stream] = loop.call_later(GREETING_S, self._leave, stream)
         return stream
 
-    def _too_late(self, stream: Stream) -> None:
-        if stream in self._waiting:
-            stream.abort()
+    def _leave(self, stream: Stream) -> None:
+        """Gives up one that has not said the greeting."""
+        self._waiting.pop(stream).cancel()
+        stream.abort()
 
     def _greeted(self, stream: Stream, data: bytes) -> None:
-        self._waiting.discard(stream)
+        timer = self._waiting.pop(stream, None)
+        if timer is None:
+            return
+        timer.cancel()
         try:
             good = bool(data) and self._tickets.take(ticket_of(data))
         except Corrupt:

@@ -23,6 +23,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
+from reedbed.common import logs
 from reedbed.common.checksums import crc32c
 from reedbed.common.errors import Corrupt, ReedbedError, Unavailable
 from reedbed.common.limits import KIB, MIB
@@ -31,9 +32,12 @@ from reedbed.transport.mux import End, Place
 from reedbed.transport.outbox import SMALL
 from reedbed.transport.stream_frames import HEAD, Head, encode
 
+log = logs.get("transport")
+
 VERSION: Final = 1
 TICKET: Final = 32  # bytes
 STALLED_S: Final = 30.0  # an end that takes no answers for so long, and asks for more, is left
+STUCK_S: Final = 15.0  # an end that takes nothing at all for so long, though bytes wait for it, is left
 CREDIT_DELAY_S: Final = 0.05  # a little owed credit waits so long for other frames to travel with
 
 _MAGIC: Final = b"RBstream" + bytes([VERSION, 0, 0, 0])
@@ -44,6 +48,7 @@ _BUFFER: Final = 256 * KIB  # of small frames
 _AFTER_BULK: Final = 4 * KIB  # received at once where more bulk is likely, which had better go into its place
 _TURN: Final = 4 * MIB  # handed to a connection before others have their turn
 _SOCKET_BUFFER: Final = MIB
+_NOWHERE: Final = memoryview(bytearray(_BUFFER))  # received into, and never read
 _IDLE_S: Final = 10  # of a silent connection until the system asks whether the other end is there
 _PROBE_S: Final = 5
 _PROBES: Final = 3
@@ -84,11 +89,12 @@ class Stream(asyncio.BufferedProtocol):
         self._receive: Callable[[Sequence[Frame]], None] = lambda batch: None
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._error: ReedbedError | None = None
-        self._view = memoryview(bytearray(_BUFFER))
+        self._view = memoryview(bytearray(expected))  # no more memory for whoever is not known yet
         self._start = self._end = 0
-        self._limit = _BUFFER  # of the buffer, up to where it may be filled at present
+        self._limit = expected  # of the buffer, up to where it may be filled at present
         self._bulk: _Bulk | None = None
-        self._scratch: memoryview | None = None
+        self._ended = False
+        self._stuck: asyncio.TimerHandle | None = None  # while the connection holds bytes
         self._blocked = False  # the connection holds bytes
         self._flushing: asyncio.Handle | None = None
         self._lazy: asyncio.TimerHandle | None = None
@@ -101,6 +107,7 @@ class Stream(asyncio.BufferedProtocol):
     def pump(self, mux: End) -> Stream:
         """From now on frames go between the connection and this mux. Only after the greeting."""
         self._mux = mux
+        self._make_room()
         return self
 
     async def run(self, receive: Callable[[Sequence[Frame]], None]) -> None:
@@ -113,6 +120,7 @@ class Stream(asyncio.BufferedProtocol):
             await asyncio.shield(self._closed)
         finally:
             self.abort()
+            await asyncio.shield(self._closed)  # before anything lets go of memory that it may still read
         if self._error is not None:
             raise self._error
 
@@ -138,18 +146,18 @@ class Stream(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Ends the connection at once."""
-        for handle in (self._flushing, self._lazy, self._stalled):
+        self._ended = True
+        for handle in (self._flushing, self._lazy, self._stalled, self._stuck):
             if handle is not None:
                 handle.cancel()
         if self._transport is not None:
             self._transport.abort()
-        elif not self._closed.done():
-            self._closed.set_result(None)
 
     async def end(self) -> None:
         """Ends the connection, and returns when it has."""
         self.abort()
-        await asyncio.shield(self._closed)
+        if self._transport is not None:
+            await asyncio.shield(self._closed)
 
     # --- what asyncio calls ---
 
@@ -158,6 +166,8 @@ class Stream(asyncio.BufferedProtocol):
         # told to pause above the limit; with TLS, at the limit, and never to go on from 0
         self._transport.set_write_buffer_limits(high=1 if transport.get_extra_info("sslcontext") else 0, low=0)
         prepare(transport.get_extra_info("socket"))
+        if self._ended:  # given up before it was there, as during a TLS handshake
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and self._error is None:
@@ -173,11 +183,16 @@ class Stream(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._blocked = True
+        if self._stuck is None and not self._ended:
+            self._stuck = self._loop.call_later(STUCK_S, self._look_whether_stuck, self._held())
 
     def resume_writing(self) -> None:
         self._blocked = False
-        if self._mux is not None and self._flushing is None:
-            self._flush()
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
+        if self._mux is not None and self._flushing is None and not self._ended:
+            self._flushing = self._loop.call_soon(self._flush)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         bulk = self._bulk
@@ -185,9 +200,7 @@ class Stream(asyncio.BufferedProtocol):
             return self._view[self._end : self._limit]
         view = bulk.rest()
         if view is None:  # nobody waits for it any more
-            if self._scratch is None:
-                self._scratch = memoryview(bytearray(_BUFFER))
-            view = self._scratch[: bulk.left]
+            view = _NOWHERE[: bulk.left]
         return view
 
     def buffer_updated(self, count: int) -> None:
@@ -205,6 +218,8 @@ class Stream(asyncio.BufferedProtocol):
             if self._end >= self._expected:
                 self._start = self._expected
                 self._tell(bytes(self._view[: self._expected]))
+                if not self._ended:
+                    self._make_room()
             return
         self._take()
 
@@ -304,7 +319,12 @@ class Stream(asyncio.BufferedProtocol):
         handed = 0
         while not self._blocked and (batch := mux.next_batch(self._settle)):
             self._settle = False
-            parts = encode(batch)
+            try:
+                parts = encode(batch)
+            except Exception:  # a bug; the frames that were taken are lost, so those who wait for them must hear of it
+                log.exception("frames that cannot be said")
+                self._fail(Unavailable("the daemon or client failed at a frame"))
+                return
             handed += sum(map(len, parts))
             transport.writelines(parts)
             if not self._blocked:
@@ -331,6 +351,19 @@ class Stream(asyncio.BufferedProtocol):
 
     def _stall(self) -> None:
         self._fail(Unavailable("the other end takes no answers"))
+
+    def _held(self) -> int:
+        """Bytes that the connection holds."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def _look_whether_stuck(self, before: int) -> None:
+        """Ends the connection if nothing at all has left it since: TCP would tell by itself, unix sockets do not."""
+        self._stuck = None
+        held = self._held()
+        if held and held >= before:
+            self._fail(Unavailable(f"the other end has taken nothing for {STUCK_S:g} s"))
+        elif held and not self._ended:
+            self._stuck = self._loop.call_later(STUCK_S, self._look_whether_stuck, held)
 
     def _fail(self, error: ReedbedError) -> None:
         if self._error is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 
 import pytest
@@ -13,7 +14,7 @@ from reedbed.common.clock import Deadline
 from reedbed.common.errors import Corrupt, DeadlineExceeded, Unavailable
 from reedbed.ec.cut import block_borders
 from reedbed.extents import rounds as rounds_module
-from reedbed.extents.rounds import READ_MAX, ROUNDS, SmallRead, _request
+from reedbed.extents.rounds import READ_MAX, ROUNDS, ReadRounds, SmallRead, _request
 from reedbed.extents.small import SmallReads
 from reedbed.protos import storage_pb2
 from reedbed.protos.types import Device
@@ -304,3 +305,43 @@ def test_requests_read_as_messages(wanted):
 def test_limits_fit():
     assert READ_MAX * rounds_module.ROUND_READS > rounds_module.ROUND_BYTES
     assert block_borders(READ_MAX) == [READ_MAX]
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_call_that_is_cancelled_before_its_first_turn_counts_no_more(make_twin, some_bytes, turns):
+    """Whoever waited for it went on with other bytes in the meantime."""
+    twin = make_twin()
+    extent = await twin.write(some_bytes(1000))
+    reads = ReadRounds(twin)
+    device = twin.map.devices[twin.number(extent, 0)]
+    for _ in range(3):
+        read = reads.ask(device, extent.id, 0, 0, 10, Deadline(5.0))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call = read.call
+        if call is not None and call.task is not None:
+            call.task.cancel()
+        reads.drop(read)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert all(line.calls == 0 for line in reads._lines.values())
+    read = reads.ask(device, extent.id, 0, 0, 10, Deadline(5.0))
+    async with asyncio.timeout(5):
+        await read.done
+    reads.drop(read)
+    await reads.close()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_read_that_begins_as_the_store_is_closed_ends(make_twin, some_bytes, turns):
+    twin = make_twin()
+    data = some_bytes(1000)
+    extent = await twin.write(data)
+    reads = SmallReads(twin)
+    reading = asyncio.ensure_future(reads.read(extent, 0, 10, Deadline(5.0)))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await reads.close()
+    async with asyncio.timeout(3):
+        with contextlib.suppress(Unavailable):
+            assert await reading == data[:10]

@@ -89,3 +89,16 @@ async def test_after_close_nothing_is_due():
     wheel.drop(entry)
     await asyncio.sleep(0.005)
     assert not seen
+
+
+async def test_what_adds_itself_far_away_does_not_hold_back_what_is_nearer():
+    wheel, seen = Wheel(0.001), []
+    first, second = Waiting(seen, "first"), Waiting(seen, "second")
+    first.on_due = lambda: wheel.add(first, 100.0)
+    wheel.add(first, 0.002)
+    wheel.add(second, 0.01)
+    async with asyncio.timeout(5):
+        while len(seen) < 2:  # noqa: ASYNC110  what is waited for tells nobody
+            await asyncio.sleep(0.001)
+    assert [name for name, _ in seen] == ["first", "second"]
+    wheel.close()

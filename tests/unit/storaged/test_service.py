@@ -382,7 +382,10 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_a_cancelled_read_keeps_its_room_until_its_thread_has_ended(world: World) -> None:
+async def test_a_cancelled_read_keeps_its_room_until_its_thread_has_ended(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reedbed.storaged.service.NOW_BYTES", 0)
     await world.put(1, DATA)
     slow = Slow(world.stores[DEVICE])
     world.service._stores[DEVICE] = slow  # type: ignore[assignment]

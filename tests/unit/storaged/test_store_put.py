@@ -31,7 +31,6 @@ from reedbed.storaged.calls import PutShard, ReadShard, Removal, RemoveOrder, Ro
 from reedbed.storaged.disk_twin import MemoryDisk
 from reedbed.storaged.entries import LIVE, REMOVED, Entry, shard_key
 from reedbed.storaged.index_lmdb import FOLDER
-from reedbed.storaged.reserve import AMPLE, LOOKS_APART, Reserve
 from reedbed.storaged.segments import segment_name
 from reedbed.storaged.store import ShardStore
 from tests.unit.storaged.conftest import extent, forget_rows, open_store, shard, table_of
@@ -440,15 +439,3 @@ def test_what_is_known_of_the_index_follows_every_checkpoint(
     assert [info.extent for info in store.list()] == [extent(number) for number in (2, 3, 4)]
     with pytest.raises(UnknownShard):
         store.read(extent(5), 0, 0, 1)
-
-
-def test_a_disk_with_ample_room_is_looked_at_now_and_then(disk: MemoryDisk) -> None:
-    used = 0
-    reserve = Reserve(disk, 0, 1 << 20, lambda: used)
-    disk.capacity = AMPLE + (1 << 22)
-    room = [reserve.room_for_batch() for _ in range(LOOKS_APART)]
-    assert set(room) == {AMPLE + (1 << 22) - reserve.size}
-    disk.capacity = 3 << 20
-    assert reserve.room_for_batch() == reserve.room() == (3 << 20) - reserve.size
-    disk.capacity = 2 << 20
-    assert reserve.room_for_batch() == (2 << 20) - reserve.size, "looked at before each batch"
