@@ -499,22 +499,32 @@ async def test_a_batch_that_ends_in_garbage_leaves_nothing_behind(service: Any) 
         assert server.budget.left == 8 * MIB
 
 
-@pytest.mark.parametrize("tls", [False, True])
-async def test_who_says_no_greeting_takes_little_and_is_not_kept(
-    service: Any, certificates: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
-) -> None:
+async def test_of_those_who_say_no_greeting_only_some_are_kept(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reedbed.transport.stream_server._WAITING_MAX", 8)
-    monkeypatch.setattr("reedbed.transport.stream_server.GREETING_S", 0.3)
-    at = certificates
-    options = {"tls": tls_from(at / "ca.pem", at / "server.pem", at / "server.key")} if tls else {}
-    async with serving(service, **options) as (server, _):
+    async with serving(service) as (server, _):
         listener = listener_of(server)
         pairs = await asyncio.gather(*(asyncio.open_connection(*stream_address(server)) for _ in range(40)))
-        for _, writer in pairs[:20]:
-            writer.write(b"GET / HTTP/1.1\r\n\r\n")
-        await until(lambda: len(listener._waiting) <= 8)
+        ends = [asyncio.ensure_future(reader.read()) for reader, _ in pairs]
+        await until(lambda: sum(end.done() for end in ends) == 32)
+        assert len(listener._waiting) == 8
         assert all(len(stream._view) == GREETING for stream in listener._waiting)
+        for _, writer in pairs:
+            writer.close()
+        await asyncio.gather(*ends, return_exceptions=True)
         await until(lambda: not listener._waiting)
+
+
+async def test_a_handshake_that_fails_leaves_nothing(
+    service: Any, certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reedbed.transport.stream_server.GREETING_S", 0.2)
+    at = certificates
+    async with serving(service, tls=tls_from(at / "ca.pem", at / "server.pem", at / "server.key")) as (server, _):
+        pairs = await asyncio.gather(*(asyncio.open_connection(*stream_address(server)) for _ in range(10)))
+        for _, writer in pairs[:5]:
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await until(lambda: len(listener_of(server)._waiting) == 10)
+        await until(lambda: not listener_of(server)._waiting)
         for reader, writer in pairs:
             async with asyncio.timeout(10):
                 with contextlib.suppress(ConnectionError):
