@@ -92,6 +92,7 @@ class Stream(asyncio.BufferedProtocol):
         self._view = memoryview(bytearray(expected))  # no more memory for whoever is not known yet
         self._start = self._end = 0
         self._limit = expected  # of the buffer, up to where it may be filled at present
+        self._needed = 0  # bytes of the frame that begins the buffer, once its head is here
         self._bulk: _Bulk | None = None
         self._ended = False
         self._stuck: asyncio.TimerHandle | None = None  # while the connection holds bytes

@@ -597,3 +597,35 @@ async def test_streams_that_could_not_be_had_are_not_tried_each_time(
         connector._without[address] -= 1000.0
         await (await opened(address, connector)).close()
         assert len(tries) == 2
+
+
+async def test_frames_may_come_before_anybody_serves_the_stream() -> None:
+    """A loop may read on before the task that was begun for the greeting has its first turn."""
+    stream = Stream(GREETING, lambda *_: None)
+    sent = b"".join(bytes(part) for part in encode([Frame(frames.REQUEST, n, "m", bytes(500)) for n in (1, 2)]))
+    raw = greeting(bytes(TICKET)) + sent[: 52 + 100]
+    while raw:
+        view = stream.get_buffer(-1)
+        taken = raw[: len(view)]
+        view[: len(taken)] = taken
+        raw = raw[len(taken) :]
+        stream.buffer_updated(len(taken))
+    seen: list[int] = []
+
+    class Mux:
+        pending = owing = congested = False
+        busy = 0
+
+        class outbox:
+            left = ()
+
+    stream.pump(Mux())  # type: ignore[arg-type]
+    running = asyncio.ensure_future(stream.run(lambda batch: seen.extend(frame.call for frame in batch)))
+    await asyncio.sleep(0)
+    rest = sent[52 + 100 :]
+    view = stream.get_buffer(-1)
+    view[: len(rest)] = rest
+    stream.buffer_updated(len(rest))
+    assert seen == [1, 2]
+    stream.connection_lost(None)
+    await running
