@@ -16,7 +16,25 @@ from cffi import FFI
 
 from reedbed.common.errors import InvalidArgument
 
-Pointer: TypeAlias = Any  # cffi's cdata
+
+class Pointer:
+    """Where the bytes of a buffer are; `len` is their number. The buffer stays locked while this is alive.
+
+    Only the address is kept of what cffi gives: its own object would hold the view, and Python's collector, when both
+    are in one cycle, clears the view first and then crashes at the end of the other.
+    """
+
+    __slots__ = ("_view", "address", "size")
+
+    def __init__(self, address: int, view: memoryview) -> None:
+        self.address = address
+        self.size = view.nbytes
+        self._view = view
+
+    def __len__(self) -> int:
+        return self.size
+
+
 Tables: TypeAlias = Any  # what ec_init_tables wrote; its layout depends on the processor
 
 _DECLARATIONS = """
@@ -36,6 +54,7 @@ class Isal:
         self.path = path
         self._ffi = FFI()
         self._bytes = self._ffi.typeof("unsigned char[]")
+        self._pointer_type = self._ffi.typeof("unsigned char *")
         self._pointers = self._ffi.typeof("unsigned char *[]")
         self._ffi.cdef(_DECLARATIONS)
         library: Any = self._ffi.dlopen(path)
@@ -74,7 +93,11 @@ class Isal:
 
     def _pointer(self, buffer: object, writable: bool) -> Pointer:
         try:
-            return self._ffi.from_buffer(self._bytes, buffer, require_writable=writable)  # type: ignore[call-overload]
+            view = memoryview(buffer)  # type: ignore[arg-type]
+            found = self._ffi.from_buffer(self._bytes, view, require_writable=writable)  # type: ignore[call-overload]
+            address = int(self._ffi.cast("uintptr_t", found))
+            self._ffi.release(found)
+            return Pointer(address, view)
         except (BufferError, TypeError, ValueError) as error:
             raise InvalidArgument(f"a shard's buffer cannot be used: {error}") from error
 
@@ -84,9 +107,9 @@ class Isal:
         """outputs[r][i] = sum over c of matrix[r][c] * sources[c][i], for `length` values of i from `start`."""
         if length <= 0 or not sources or not outputs:
             return
-        new = self._ffi.new
-        data = new(self._pointers, [source + start for source in sources])
-        coding = new(self._pointers, [output + start for output in outputs])
+        new, cast, kind = self._ffi.new, self._ffi.cast, self._pointer_type
+        data = new(self._pointers, [cast(kind, source.address + start) for source in sources])
+        coding = new(self._pointers, [cast(kind, output.address + start) for output in outputs])
         self._encode_data(length, len(sources), len(outputs), tables, data, coding)
 
 
