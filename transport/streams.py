@@ -92,6 +92,7 @@ class Stream(asyncio.BufferedProtocol):
         self._view = memoryview(bytearray(expected))  # no more memory for whoever is not known yet
         self._start = self._end = 0
         self._limit = expected  # of the buffer, up to where it may be filled at present
+        self._waits = False  # is not read, until it is served
         self._needed = 0  # bytes of the frame that begins the buffer, once its head is here
         self._bulk: _Bulk | None = None
         self._ended = False
@@ -109,6 +110,9 @@ class Stream(asyncio.BufferedProtocol):
         """From now on frames go between the connection and this mux. Only after the greeting."""
         self._mux = mux
         self._make_room()
+        if self._waits and self._transport is not None and not self._ended:
+            self._transport.resume_reading()
+        self._waits = False
         return self
 
     async def run(self, receive: Callable[[Sequence[Frame]], None]) -> None:
@@ -219,8 +223,9 @@ class Stream(asyncio.BufferedProtocol):
             if self._end >= self._expected:
                 self._start = self._expected
                 self._tell(bytes(self._view[: self._expected]))
-                if not self._ended:
-                    self._make_room()
+                if self._mux is None and not self._ended and self._transport is not None:
+                    self._transport.pause_reading()  # the other end may go on before anybody serves this one
+                    self._waits = True
             return
         self._take()
 

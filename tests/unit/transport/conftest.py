@@ -246,6 +246,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
+def service_class() -> type[EchoService]:
+    """For a test that makes it within a loop of its own."""
+    return EchoService
+
+
+@pytest.fixture
 def service() -> EchoService:
     return EchoService()
 

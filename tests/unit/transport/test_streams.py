@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from reedbed_faults.proxy import FaultyProxy, split
 
 from reedbed.common.clock import Deadline, ManualClock
@@ -25,7 +26,7 @@ from reedbed.transport.grpc_client import GrpcConnector
 from reedbed.transport.grpc_server import GrpcServer
 from reedbed.transport.lane import Answer, Hello, Request, Response
 from reedbed.transport.stream_client import fits, open_stream
-from reedbed.transport.stream_frames import encode
+from reedbed.transport.stream_frames import HEAD, Head, encode
 from reedbed.transport.stream_server import TICKET_S, StreamListener, Streams, Tickets, check_advertised
 from reedbed.transport.streams import ANSWER, GREETING, TICKET, Stream, answer, greeting, ticket_of
 from reedbed.transport.tls import TlsConfig, tls_from
@@ -599,33 +600,33 @@ async def test_streams_that_could_not_be_had_are_not_tried_each_time(
         assert len(tries) == 2
 
 
-async def test_frames_may_come_before_anybody_serves_the_stream() -> None:
-    """A loop may read on before the task that was begun for the greeting has its first turn."""
-    stream = Stream(GREETING, lambda *_: None)
-    sent = b"".join(bytes(part) for part in encode([Frame(frames.REQUEST, n, "m", bytes(500)) for n in (1, 2)]))
-    raw = greeting(bytes(TICKET)) + sent[: 52 + 100]
-    while raw:
-        view = stream.get_buffer(-1)
-        taken = raw[: len(view)]
-        view[: len(taken)] = taken
-        raw = raw[len(taken) :]
-        stream.buffer_updated(len(taken))
-    seen: list[int] = []
+async def talks_at_once(service: Any) -> None:
+    """A client that goes on with bulk before its greeting is answered, and a loop that reads on at once."""
+    async with serving(service) as (server, address):
+        for _ in range(5):
+            offer = listener_of(server).offer(int(address.rpartition(":")[2]))
+            data = bytes(2 * MIB)
+            said = [
+                Frame(frames.OPEN, payload_length=64 * MIB),
+                Frame(frames.REQUEST, 1, "size", b"", payload_length=len(data)),
+                *(Frame(frames.CHUNK, 1, payload=[data[at : at + 60 * KIB]]) for at in range(0, len(data), 60 * KIB)),
+            ]
+            reader, writer = await asyncio.open_connection(*stream_address(server))
+            writer.write(greeting(offer.ticket) + b"".join(bytes(part) for part in encode(said)))
+            async with asyncio.timeout(10):
+                assert await reader.readexactly(ANSWER) == answer()
+                head = Head(await reader.readexactly(HEAD), 0)
+                body = await reader.readexactly(head.small - HEAD)
+            assert body.endswith(b"2097152")
+            writer.close()
 
-    class Mux:
-        pending = owing = congested = False
-        busy = 0
 
-        class outbox:
-            left = ()
+async def test_bulk_may_come_before_anybody_serves_the_stream(service: Any) -> None:
+    await talks_at_once(service)
 
-    stream.pump(Mux())  # type: ignore[arg-type]
-    running = asyncio.ensure_future(stream.run(lambda batch: seen.extend(frame.call for frame in batch)))
-    await asyncio.sleep(0)
-    rest = sent[52 + 100 :]
-    view = stream.get_buffer(-1)
-    view[: len(rest)] = rest
-    stream.buffer_updated(len(rest))
-    assert seen == [1, 2]
-    stream.connection_lost(None)
-    await running
+
+def test_bulk_may_come_before_anybody_serves_the_stream_in_uvloop(service_class: Any) -> None:
+    async def main() -> None:
+        await talks_at_once(service_class())
+
+    uvloop.run(main())
