@@ -18,6 +18,7 @@ from reedbed.bench.limits import measure
 from reedbed.bench.local import disk_bytes, kill
 from reedbed.bench.machine import machine, medium
 from reedbed.bench.measured import Measurement, Window, busy_seconds, combine, cpu_seconds, resident
+from reedbed.bench.memory import supply
 from reedbed.bench.nginx import INSTALL, Nginx, find_nginx, version_of
 from reedbed.bench.orders import Hello
 from reedbed.bench.rawhttp import run_forked
@@ -168,7 +169,7 @@ class Run:
             has = stored.get((row.size, row.concurrency), [])
             if row.kind != PUT and not has:
                 continue  # the row before failed
-            watch = _Watch(server, put=row.kind == PUT)
+            watch = _Watch(server, row)
             try:
                 windows = run_forked(server, row, content, has, self._plan.settings.seconds, watch)
             except Corrupt:
@@ -197,15 +198,17 @@ class Run:
 class _Watch:
     """What nginx and the machine use while a row runs."""
 
-    def __init__(self, server: Nginx, *, put: bool) -> None:
+    def __init__(self, server: Nginx, row: Row) -> None:
         self._server = server
-        self._put = put
+        self._put = row.puts
+        self._supply = row.stored_most if row.puts else 0
         self.cpu: dict[str, float] = {}
         self.rss: dict[str, int] = {}
         self.disk: dict[str, int] = {}
         self.busy = 0.0
 
     def __call__(self, run: Callable[[], list[Window]]) -> list[Window]:
+        supply(self._supply)
         held = self._held()
         busy, used = busy_seconds(), cpu_seconds(self._server.pids)
         windows = run()

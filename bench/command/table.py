@@ -77,6 +77,11 @@ class Row:
         """How many objects a put row stores at most."""
         return max(self.concurrency, min(_KEYS_MAX, _GROUP_BYTES // self.size))
 
+    @property
+    def stored_most(self) -> int:
+        """How many bytes of user data a put row stores at most."""
+        return self.objects_most * self.size
+
 
 def size_text(size: int) -> str:
     """A size of the table."""

@@ -17,7 +17,8 @@ from reedbed.bench.clients import Clients
 from reedbed.bench.local import cluster, disk_bytes
 from reedbed.bench.machine import in_memory
 from reedbed.bench.measured import Measurement, busy_seconds, combine, cpu_seconds, resident, written_bytes
-from reedbed.bench.table import DEVICES, PROFILE, Row
+from reedbed.bench.memory import supply
+from reedbed.bench.table import DEVICES, PROFILE, STORED_FACTOR, Row
 from reedbed.transport.tls import TlsConfig
 
 _CALM_S: Final = 60.0
@@ -86,6 +87,8 @@ def measure_row(
 ) -> tuple[Measurement, HdrHistogram]:
     """Readies the clients for a row and runs it: what it gave, and its latencies. `most` puts, unless that is 0."""
     clients.prepare(row)
+    if row.puts:
+        supply(int(row.stored_most * STORED_FACTOR))
     disk = target.disk() if row.puts else {}
     written, busy, cpu = target.written(), busy_seconds(), target.cpu()
     windows = clients.measure(seconds, most or row.objects_most)
