@@ -394,14 +394,28 @@ def test_content_on_a_terminal_is_not_torn_by_a_bar(shared: Up) -> None:
 
 def test_ctrl_c_while_a_source_of_the_sdk_blocks(shared: Up) -> None:
     # not sys.stdin.buffer: CPython aborts when it ends while a thread reads that
-    script = "import sys, reedbed\nwith reedbed.connect(sys.argv[1]) as store:\n store.put('data', 'x', open(0, 'rb'))"
+    script = """
+import io, sys, reedbed
+
+class Source(io.FileIO):
+    def readinto(self, buffer):
+        print("reads", flush=True)
+        return super().readinto(buffer)
+
+with reedbed.connect(sys.argv[1]) as store:
+    store.put("data", "x", Source(0))
+"""
     process = subprocess.Popen(
-        [sys.executable, "-c", script, shared.endpoint], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", script, shared.endpoint],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     try:
-        threads = psutil.Process(process.pid)
-        until(lambda: threads.num_threads() > 3)
         assert process.stdin is not None
+        assert process.stdout is not None
+        assert select.select([process.stdout], [], [], 20)[0]
+        assert process.stdout.readline() == b"reads\n"
         process.stdin.write(b"x" * 100)
         process.stdin.flush()
         process.send_signal(signal.SIGINT)
