@@ -43,7 +43,7 @@ from reedbed.protos import catalog_pb2
 from reedbed.protos.convert import info_from_message
 from reedbed.protos.types import Extent, ObjectInfo, Slice
 
-PACK_MAX: Final = 512 * KIB  # larger objects get extents of their own
+PACK_MAX: Final = 2 * MIB  # larger ones fill shards of their own
 ROUNDS: Final = 2  # extents of one bucket and profile under way at once: one is sent while the next is summed
 EXTENT_OBJECTS: Final = 4096  # objects of one extent
 PACKED_BYTES: Final = 16 * MIB  # of one extent, also where the profile would allow more

@@ -30,7 +30,7 @@ from reedbed.storaged.record import HEAD, ShardHead
 from reedbed.storaged.segments import SegmentPool
 
 ROWS_OF_CALL: Final = 1 << 18  # of tables in one answer; one read may go beyond it alone
-NOW_TOUCHED: Final = MIB  # of blocks that one `read_now` goes through: a range of one byte costs its whole block
+NOW_TOUCHED: Final = 2 * MIB  # of blocks that one `read_now` goes through: a range of one byte costs its whole block
 HEADS_BYTES: Final = 16 * MIB  # of heads and tables kept in memory, about
 PIECE: Final = 512 * KIB  # that is read and summed at once, so that it is summed while it is in the processor's cache
 _ROW_BYTES: Final = 128  # that Python takes for a row and its place

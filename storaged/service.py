@@ -24,7 +24,7 @@ import msgspec
 from reedbed.common import logs
 from reedbed.common.errors import ReedbedError, Unavailable
 from reedbed.common.ids import check_id
-from reedbed.common.limits import CALLS_MAX, KIB, MIB, PAGE_MAX, PAYLOAD_MAX, PROTOCOL_VERSION, WINDOW
+from reedbed.common.limits import CALLS_MAX, MIB, PAGE_MAX, PAYLOAD_MAX, PROTOCOL_VERSION, WINDOW
 from reedbed.protos import methods, storage_pb2
 from reedbed.protos.convert import parse
 from reedbed.storaged.buffers import LARGE, Buffers
@@ -44,7 +44,7 @@ from reedbed.transport.service import Router
 READ_BYTES: Final = 64 * MIB  # that reads hold, of all clients together
 KEPT_BYTES: Final = 16 * MIB  # of memory for large reads, while nobody reads
 MEMORY: Final = 144 * MIB  # of requests and answers together, for the server's budget
-NOW_BYTES: Final = 512 * KIB  # of one call that is read in the event loop: less time than a thread takes to begin
+NOW_BYTES: Final = MIB  # of one call that is read in the event loop: less time than a thread takes to begin
 
 assert PAYLOAD_MAX + READ_BYTES < MEMORY
 log = logs.get("storaged")

@@ -40,7 +40,7 @@ class Measurement(msgspec.Struct):
     cpu: dict[str, float]
     rss: dict[str, int]
     others: float = 0.0  # CPU seconds that went to all other processes meanwhile, or to other machines
-    written: dict[str, int] = {}  # bytes that daemons wrote to files, by part
+    written: dict[str, int] = {}  # bytes that daemons handed to write(), by part
     disk: dict[str, int] = {}  # bytes of allocated blocks that a put row added, by part
 
     @property
@@ -123,10 +123,12 @@ def resident(pids: Iterable[int]) -> int:
     return total
 
 
-def written_bytes(pids: Iterable[int], *, on_disk: bool) -> int:
-    """Bytes that these processes have written to disk, or given to write() where their files lie in memory.
+def written_bytes(pids: Iterable[int]) -> int:
+    """Bytes that these processes have handed to write() and its kin (`wchar` of proc_pid_io(5)), mostly to files; what
+    they answered over a socket is in it where the event loop sends by write().
 
-    One that is gone, or that is not ours to look at, counts nothing. What goes to sockets is not in it.
+    Not `write_bytes`: that counts the whole large folio of the page cache for each page of it that is made dirty. A
+    process that is gone, or that is not ours to look at, counts nothing.
     """
     total = 0
     for pid in pids:
@@ -134,7 +136,7 @@ def written_bytes(pids: Iterable[int], *, on_disk: bool) -> int:
             fields = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        total += int(fields["write_bytes" if on_disk else "wchar"])
+        total += int(fields["wchar"])
     return total
 
 

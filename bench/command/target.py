@@ -36,7 +36,6 @@ class Target:
     storaged: tuple[int, ...] = ()
     catalog_folder: Path | None = None
     device_folders: tuple[Path, ...] = ()
-    on_disk: bool = False
 
     @property
     def known(self) -> bool:
@@ -59,7 +58,7 @@ class Target:
         if not self.known:
             return {}
         parts = {"catalogd": self.catalogd, "storaged": self.storaged}
-        return {part: written_bytes(pids, on_disk=self.on_disk) for part, pids in parts.items()}
+        return {part: written_bytes(pids) for part, pids in parts.items()}
 
     def disk(self) -> dict[str, int]:
         """Allocated bytes, by part."""
@@ -78,7 +77,6 @@ def fresh_cluster(folder: Path, devices: int = DEVICES) -> Iterator[Target]:
             storaged=tuple(device["pid"] for device in state["devices"]),
             catalog_folder=place / "catalog",
             device_folders=tuple(Path(device["dir"]) for device in state["devices"]),
-            on_disk=not in_memory(folder),
         )
 
 
@@ -88,7 +86,7 @@ def measure_row(
     """Readies the clients for a row and runs it: what it gave, and its latencies. `most` puts, unless that is 0."""
     clients.prepare(row)
     if row.puts:
-        supply(int(row.stored_most * STORED_FACTOR))
+        supply(int((most * row.size if most else row.stored_most) * STORED_FACTOR))
     disk = target.disk() if row.puts else {}
     written, busy, cpu = target.written(), busy_seconds(), target.cpu()
     windows = clients.measure(seconds, most or row.objects_most)

@@ -12,7 +12,7 @@ import pytest
 from reedbed.bench import target as module
 from reedbed.bench.clients import Clients
 from reedbed.bench.measured import Window, written_bytes
-from reedbed.bench.table import GET, PUT, Row
+from reedbed.bench.table import GET, PUT, STORED_FACTOR, Row
 from reedbed.bench.target import Target, calm_down, fresh, measure_row
 
 
@@ -61,7 +61,9 @@ class Puts:
 
 
 @pytest.mark.parametrize("kind", [PUT, GET])
-def test_what_a_row_adds_is_told(kind: str, tmp_path: Path) -> None:
+def test_what_a_row_adds_is_told(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    supplied: list[int] = []
+    monkeypatch.setattr(module, "supply", supplied.append)
     catalog = tmp_path / "catalog"
     catalog.mkdir()
     us = (os.getpid(),)
@@ -69,6 +71,7 @@ def test_what_a_row_adds_is_told(kind: str, tmp_path: Path) -> None:
     row = Row(kind, kind, 4096, 4, "")
     measurement, _ = measure_row(cast(Clients, cast(Any, Puts(catalog / "file"))), row, target, 1.0, 7)
     assert measurement.operations == 7
+    assert supplied == ([int(7 * 4096 * STORED_FACTOR)] if kind == PUT else [])
     assert set(measurement.cpu) == {"client", "catalogd", "storaged"}
     assert set(measurement.rss) == {"client", "catalogd", "storaged"}
     assert measurement.written["catalogd"] >= 65536
@@ -81,6 +84,14 @@ def test_a_cluster_of_others_tells_nothing() -> None:
     assert (target.cpu(), target.rss(), target.written(), target.disk()) == ({}, {}, {}, {})
 
 
+def test_written_bytes_are_what_was_handed_over(tmp_path: Path) -> None:
+    before = written_bytes([os.getpid()])
+    with (tmp_path / "file").open("wb", buffering=0) as file:
+        for _ in range(10):
+            file.write(b"x" * 100)
+    assert 1000 <= written_bytes([os.getpid()]) - before < 4096
+
+
 def test_written_bytes_of_nobody() -> None:
-    assert written_bytes([], on_disk=True) == 0
-    assert written_bytes([1 << 22], on_disk=False) == 0
+    assert written_bytes([]) == 0
+    assert written_bytes([1 << 22]) == 0

@@ -34,7 +34,7 @@ from reedbed.common.errors import (
     Unavailable,
 )
 from reedbed.common.ids import make_block
-from reedbed.common.limits import KIB
+from reedbed.common.limits import MIB
 from reedbed.protos import catalog_pb2 as pb
 from reedbed.protos import methods
 from reedbed.protos.types import ObjectInfo
@@ -345,7 +345,7 @@ async def test_a_large_buffer_that_changes_during_the_put(
     real: AsyncStore, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """Before it is coded: the version is of the bytes that were coded, and can be read whole. After: it is refused."""
-    data = bytearray(700 * KIB)
+    data = bytearray(3 * MIB)
     write = put_module.write_summed
 
     async def late(*arguments: Any, **settings: Any) -> Any:
@@ -594,7 +594,7 @@ async def test_lookups_whose_answers_do_not_fit_one_reply(real: AsyncStore, monk
 
 
 async def test_failures_of_some_of_many(real: AsyncStore, world: World) -> None:
-    results = await real.put_many("data", {"ok": b"1", "x" * 2000: b"2", "": b"3", "large": bytes(700 * KIB)})
+    results = await real.put_many("data", {"ok": b"1", "x" * 2000: b"2", "": b"3", "large": bytes(3 * MIB)})
     assert isinstance(results["ok"], ObjectInfo)
     assert isinstance(results["large"], ObjectInfo)
     assert isinstance(results["x" * 2000], ReedbedError)
