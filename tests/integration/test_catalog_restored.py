@@ -217,10 +217,11 @@ def test_a_folder_that_is_copied_back_is_noticed_and_deletes_nothing(tmp_path: P
         assert sum(row["bytes"] for row in held if row["why"] == "unknown") >= sum(map(len, today.values()))
 
         # once more: by now devices follow a catalog of a higher term, and this folder is none. It names the addresses
-        # that devices had when it was copied: nobody is there any more, so they have to find it, where it was before
+        # that devices had when it was copied: nobody is there any more, so they have to find it, where it was before;
+        # or the system has given such a port to another device, and catalogd is told before it serves
         six.catalogd.kill()
         shutil.rmtree(six.catalog_folder)
         shutil.copytree(copy, six.catalog_folder)
-        six.start_catalog()
+        six.catalogd.start(wait=False)
         assert six.catalogd.wait_end() == StaleTerm.exit_code
         assert "has been replaced" in six.catalogd.log()
