@@ -112,9 +112,15 @@ class Core:
         self.threads.close()
 
     async def _write(
-        self, profile: Profile, buffer: memoryview, lengths: Sequence[int], starts: Sequence[int], deadline: Deadline
+        self,
+        profile: Profile,
+        buffer: memoryview,
+        lengths: Sequence[int],
+        starts: Sequence[int],
+        deadline: Deadline,
+        lent: bytearray | None,
     ) -> Extent:
-        return await write_flat(self.cluster, profile, buffer, lengths, starts, deadline, mutable=False)
+        return await write_flat(self.cluster, profile, buffer, lengths, starts, deadline, mutable=False, lent=lent)
 
 
 _HINT: Final = (

@@ -38,6 +38,7 @@ from reedbed.common.limits import KIB, MIB
 from reedbed.common.metrics import Metrics
 from reedbed.ec.cut import Packing, choose_packing, extent_bytes
 from reedbed.ec.profiles import Profile
+from reedbed.extents import buffers
 from reedbed.extents.wheel import Wheel
 from reedbed.protos import catalog_pb2
 from reedbed.protos.convert import info_from_message
@@ -51,10 +52,17 @@ _INLINE_COPY: Final = 256 * KIB  # more is copied and summed in a thread
 
 
 class WriteExtent(Protocol):
-    """Writes one extent; `starts` are the offsets at which objects begin in it, in order."""
+    """Writes one extent; `starts` are the offsets at which objects begin in it, in order. `lent`, of which `buffer` is
+    a view, serves again once nobody reads it."""
 
     async def __call__(
-        self, profile: Profile, buffer: memoryview, lengths: Sequence[int], starts: Sequence[int], deadline: Deadline
+        self,
+        profile: Profile,
+        buffer: memoryview,
+        lengths: Sequence[int],
+        starts: Sequence[int],
+        deadline: Deadline,
+        lent: bytearray | None,
     ) -> Extent: ...
 
 
@@ -206,11 +214,11 @@ class Packer:
         try:
             packing = choose_packing(sizes, profile)
             if sum(sizes) > _INLINE_COPY:
-                buffer, sums = await asyncio.to_thread(_copy, members, packing)
+                buffer, lent, sums = await asyncio.to_thread(_copy, members, packing)
             else:
-                buffer, sums = _copy(members, packing)
+                buffer, lent, sums = _copy(members, packing)
             starts = sorted(packing.offsets)
-            extent = await self._write(profile, buffer, packing.layout.lengths, starts, _longest(members))
+            extent = await self._write(profile, buffer, packing.layout.lengths, starts, _longest(members), lent)
         except ReedbedError as error:
             for small in members:
                 _settle(small, error)
@@ -274,15 +282,18 @@ def _gather(lot: _Lot) -> list[Small]:
     return members
 
 
-def _copy(members: Sequence[Small], packing: Packing) -> tuple[memoryview, list[int]]:
-    """One buffer with all objects at their places, and the CRC32C of each copy."""
-    buffer = memoryview(bytearray(packing.layout.size))
+def _copy(members: Sequence[Small], packing: Packing) -> tuple[memoryview, bytearray | None, list[int]]:
+    """One buffer with all objects at their places, what it is a view of if that is lent, and each copy's CRC32C."""
+    size = packing.layout.size
+    # whole MiB, so that what was taken for others fits
+    lent = buffers.take(-(-size // MIB) * MIB) if size >= buffers.KEEP_FROM else None
+    buffer = memoryview(bytearray(size) if lent is None else lent)[:size]
     sums: list[int] = []
     for small, offset in zip(members, packing.offsets, strict=True):
         place = buffer[offset : offset + len(small.data)]
         place[:] = small.data
         sums.append(crc32c(place))
-    return buffer, sums
+    return buffer, lent, sums
 
 
 def _longest(members: Sequence[Small]) -> Deadline:

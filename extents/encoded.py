@@ -6,7 +6,7 @@ has it at hand.
 Invariants:
 - The tables are those of the bytes that parity was computed from. A buffer that may change is summed before and after
   its bytes were coded.
-- A parity buffer is used again only once nobody can read it any more (`release`).
+- A buffer of parity, or one that was lent, is used again only once nobody can read it any more (`release`).
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ class Encoded:
             if sum(blocks) != length or (blocks and not (min(blocks) >= 1 and max(blocks) <= BLOCK)):
                 raise InvalidArgument(f"the blocks of shard {shard} do not make up its {length} bytes")
         self._borders = [*borders, *[block_borders(longest)] * profile.m]
-        self._parity = [buffers.take(longest) for _ in range(profile.m)]
-        self.parts: list[Buffer] = [*data, *[memoryview(part) for part in self._parity]]
+        parity = [buffers.take(longest) for _ in range(profile.m)]
+        self.parts: list[Buffer] = [*data, *[memoryview(part) for part in parity]]
+        self._lent = parity
         self._first = first
         self._mutable = mutable
         self._sums: list[bytes] = []
@@ -100,12 +101,16 @@ class Encoded:
             value = content_sum(self._first, rows, self.parts[shard], value)
         return value
 
+    def lend(self, buffer: bytearray) -> None:
+        """The data shards lie in this buffer, and nobody else uses it: it goes the way of those of parity."""
+        self._lent.append(buffer)
+
     def release(self) -> None:
-        """Nobody reads the parity buffers any more: they serve the next extent. Nothing else may be asked of this."""
-        for buffer in self._parity:
+        """Nobody reads lent buffers any more: they serve the next extent. Nothing else may be asked of this."""
+        for buffer in self._lent:
             buffers.give(buffer)
-        self._parity = []
-        self.parts = self.parts[: self.profile.k]
+        self._lent = []
+        self.parts = []
 
     def _encode(self) -> None:
         k, n = self.profile.k, self.profile.n
@@ -113,7 +118,7 @@ class Encoded:
             _Shard(part, blocks, self._first, shard) if blocks else _EMPTY
             for shard, (part, blocks) in enumerate(zip(self.parts, self._borders, strict=True))
         ]
-        encode = codec_for(self.profile).encoder(self.parts[:k], [memoryview(part) for part in self._parity])
+        encode = codec_for(self.profile).encoder(self.parts[:k], [memoryview(part) for part in self.parts[k:]])
         longest = max(self.lengths)
         for start in range(0, longest, COLUMN):
             end = min(start + COLUMN, longest)

@@ -65,10 +65,18 @@ async def write_flat(
     *,
     keeping: bool = False,
     mutable: bool = True,
+    lent: bytearray | None = None,
 ) -> Extent:
-    """`write_extent` of bytes that lie in one buffer; `starts`, in order, are where objects begin in it."""
+    """`write_extent` of bytes that lie in one buffer; `starts`, in order, are where objects begin in it.
+
+    `lent` is what `buffer` is a view of, taken from `extents.buffers`: once nobody reads it, it is free again.
+    """
     shards, borders = _cut(buffer, lengths, starts)
-    return await write_extent(access, profile, shards, borders, deadline, keeping=keeping, mutable=mutable)
+    first = await access.new_id(deadline)
+    encoded = await Encoded.make(profile, shards, borders, first, mutable)
+    if lent is not None:
+        encoded.lend(lent)
+    return await _Writer(access, encoded, deadline, keeping, keeping).write(first)
 
 
 async def write_summed(

@@ -16,7 +16,8 @@ from reedbed.client.packer import PACK_MAX
 from reedbed.client.store import AsyncStore
 from reedbed.common.clock import ManualClock
 from reedbed.common.errors import Corrupt, InvalidArgument, PreconditionFailed, ReedbedError
-from reedbed.common.limits import KIB
+from reedbed.common.limits import KIB, MIB
+from reedbed.extents import buffers
 from reedbed.protos import methods
 from reedbed.protos.types import ObjectInfo
 
@@ -59,6 +60,21 @@ async def test_concurrent_puts_share_extents_and_commits(store: AsyncStore, clus
     assert cluster.calls[methods.COMMIT] - commits <= 3
     lonely = cluster.content("data", "first")
     assert cluster.extents[lonely.slices[0].extent].lengths == [1, 0]
+
+
+async def test_what_packed_bytes_were_copied_to_serves_again(store: AsyncStore) -> None:
+    buffers.clear()
+    stored: dict[str, bytes] = {}
+    kept: list[list[int]] = []
+    for round_ in range(3):
+        objects = {f"{round_}/{number}": random.Random(f"{round_}{number}").randbytes(300_000) for number in range(6)}
+        await asyncio.gather(*(store.put("data", key, data) for key, data in objects.items()))
+        stored |= objects
+        kept.append(sorted(buffers.kept()))
+    assert kept[0], "shards, and so parity, are shorter than what is kept"
+    assert all(length % MIB == 0 for length in kept[0])
+    assert kept == kept[:1] * 3
+    assert {key: data async for key, data in store.get_many("data", stored)} == stored
 
 
 async def test_an_idle_packer_writes_at_once_and_a_busy_one_gathers(store: AsyncStore, cluster: Any) -> None:

@@ -17,14 +17,14 @@ from reedbed.common.errors import Corrupt, DeadlineExceeded, InvalidArgument, Re
 from reedbed.common.ids import Id
 from reedbed.common.limits import MIB
 from reedbed.ec.codec import codec_for
-from reedbed.ec.cut import block_borders
+from reedbed.ec.cut import block_borders, layout_for
 from reedbed.ec.profiles import Profile
 from reedbed.extents import buffers
 from reedbed.extents import encoded as encoded_module
 from reedbed.extents import sending as sending_module
 from reedbed.extents.blocks import build_table, unpack_table
 from reedbed.extents.encoded import Encoded
-from reedbed.extents.write import write_extent
+from reedbed.extents.write import write_extent, write_flat
 
 RS42 = Profile(4, 2)
 
@@ -367,6 +367,29 @@ async def test_parity_buffers_serve_again(make_twin, some_bytes):
     buffers.clear()
     twin.holder(extent, 2).dead = True
     assert (await twin.write(data)).present.bit_count() == 5
+    assert not buffers.kept()
+
+
+async def test_a_lent_buffer_serves_again(make_twin, some_bytes):
+    """As those of parity do: once all shards are durable, and not where a device failed."""
+    buffers.clear()
+    twin, data = make_twin(), some_bytes(MIB + 5)
+    lengths = layout_for(len(data), twin.profile).lengths
+    for _ in range(2):
+        lent = buffers.take(2 * MIB)
+        lent[: len(data)] = data
+        view = memoryview(lent)[: len(data)]
+        extent = await write_flat(twin, twin.profile, view, lengths, (0,), Deadline(5), mutable=False, lent=lent)
+        assert buffers.kept() == [2 * MIB]
+        assert buffers.take(2 * MIB) is lent
+        lent[:] = bytes(2 * MIB)
+        assert await twin.read(extent) == data
+        buffers.give(lent)
+    buffers.clear()
+    lent[: len(data)] = data
+    twin.holder(extent, 2).dead = True
+    extent = await write_flat(twin, twin.profile, view, lengths, (0,), Deadline(5), mutable=False, lent=lent)
+    assert extent.present.bit_count() == 5
     assert not buffers.kept()
 
 
